@@ -1,0 +1,96 @@
+//! The grammar of the command line: global options and verbs, with the help a newcomer reads.
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::cli::cluster::ClusterArgs;
+use crate::cli::jobs::{CancelArgs, GetArgs, ListArgs, WaitArgs};
+use crate::cli::log::LogArgs;
+use crate::cli::node::NodeArgs;
+use crate::cli::submit::SubmitArgs;
+use crate::cli::values::{self, Addresses};
+
+const EXAMPLES: &str = "\
+Examples:
+  scripts/cluster.sh 5                        five nodes on this machine, ready to use
+  raftq submit --wait -- echo hello           run a command on one of them, print its output
+  raftq submit -- sh -c 'sleep 5; date'       submit only; prints the job's id
+  raftq get ID                                where that job is, and what it printed
+  raftq list --status running
+  raftq cluster status                        who leads, who is alive
+
+Exit codes:
+  0 ok                   3 no such job                      6 outcome unknown: ask again
+  1 failure              4 no leader, or nobody answers     7 not allowed
+  2 wrong command line   5 the cluster is not well          8 the job waited for has failed";
+
+/// A replicated job queue in one binary: submit a command, and some node of the cluster runs it.
+///
+/// What is acknowledged is on the disks of a majority of the nodes and survives the loss of the
+/// others. Results go to stdout, messages to stderr.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "raftq", version, after_help = EXAMPLES, arg_required_else_help = true)]
+#[command(propagate_version = false, subcommand_required = true)]
+pub struct Cli {
+    /// What holds for every verb.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options that every verb takes, before or after its name.
+#[derive(Clone, Debug, Args)]
+pub struct GlobalArgs {
+    /// Nodes to ask, in any order; the leader is found from any of them.
+    /// Default: the cluster that scripts/cluster.sh started here (the nearest .cluster/addrs at or
+    /// above the current directory, or in CLUSTER_DIR), else 127.0.0.1:7101.
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT,...",
+        env = "RAFTQ_ADDRS",
+        hide_env_values = true
+    )]
+    #[arg(value_parser = values::addresses, help_heading = "Global options")]
+    pub addrs: Option<Addresses>,
+
+    /// Print JSON: one object, or one object a line where there are many.
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+
+    /// How long one request may take with all its retries, such as 500ms, 5s or 2m [default: 10s].
+    /// `wait` and `submit --wait` wait without limit unless this is given.
+    #[arg(long, global = true, value_name = "DUR", value_parser = values::limit)]
+    #[arg(help_heading = "Global options")]
+    pub timeout: Option<Duration>,
+}
+
+/// The verbs.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Verb {
+    /// Run a node of a cluster.
+    Node(NodeArgs),
+    /// Submit a job, or many.
+    Submit(SubmitArgs),
+    /// Show one job: its status, and what it printed.
+    Get(GetArgs),
+    /// List jobs, oldest first.
+    List(ListArgs),
+    /// Wait until jobs have ended.
+    Wait(WaitArgs),
+    /// Cancel jobs that have not ended.
+    Cancel(CancelArgs),
+    /// List the workers that take jobs.
+    Workers,
+    /// Look at the cluster, or hand leadership over.
+    Cluster(ClusterArgs),
+    /// Read the replicated log.
+    Log(LogArgs),
+    /// Start and end the commands of a node; nodes start it themselves.
+    #[command(hide = true)]
+    Guard,
+}

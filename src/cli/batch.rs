@@ -1,0 +1,342 @@
+//! `submit --batch`: a job a line, all of them read and checked before the first is sent.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use crate::cli::deadline::Deadline;
+use crate::cli::exit::{Exit, Failure, Outcome, narrate};
+use crate::cli::jobs;
+use crate::cli::out::Out;
+use crate::cli::session::Session;
+use crate::cli::shape::SubmittedShape;
+use crate::cli::submit::SubmitArgs;
+use crate::jobs::job::{BODY_BYTES_MAX, Body, NewJob};
+use crate::types::{JobId, QueueName};
+use crate::wire::request::{BATCH_BYTES_MAX, job_bytes_max};
+
+/// Bytes of one line, at most: a payload at its limit with each byte escaped (`\u0000`), and room
+/// for the rest. A longer line is malformed.
+pub const LINE_BYTES_MAX: usize = 6 * BODY_BYTES_MAX + (64 << 10);
+
+/// Bytes taken from stdin (or a pipe), at most; a larger batch has to be a file.
+pub const SPOOL_BYTES_MAX: u64 = 4 << 30;
+
+/// Jobs sent in one request, at most; the ids of these are what a lost answer leaves unknown.
+const CHUNK_JOBS_MAX: usize = 1000;
+
+/// Bytes of one request, at most; a larger job goes alone, and still fits.
+const CHUNK_BYTES_MAX: usize = BATCH_BYTES_MAX / 2;
+
+/// Jobs that `--wait` waits for, at most (16 bytes of memory each).
+const WAITED_MAX: usize = 10_000_000;
+
+/// One line as it is written: the options of `submit` by their long names.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    command: Option<Vec<String>>,
+    payload: Option<String>,
+    queue: Option<QueueName>,
+    id: Option<String>,
+    #[serde(default)]
+    wait: bool,
+}
+
+/// A job of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// The number of its line, from 1.
+    pub line: u64,
+    /// The job.
+    pub job: NewJob,
+    /// Whether its line asks to wait for its end.
+    pub wait: bool,
+}
+
+/// Parses one line; `queue` is that of lines which name none. An empty line is no job.
+///
+/// # Errors
+/// What is wrong with it, for the user.
+pub fn parse_line(number: u64, text: &[u8], queue: &QueueName) -> Result<Option<Item>, String> {
+    let text = text.trim_ascii();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let line: Line = serde_json::from_slice(text).map_err(|error| {
+        let why = error.to_string();
+        // Each line is parsed alone, so that serde's own line number says nothing.
+        let why = why.split(" at line ").next().unwrap_or_default();
+        format!("{why} (column {})", error.column())
+    })?;
+    let id = match line.id {
+        None => Session::new_id(),
+        Some(id) => id.parse::<JobId>().map_err(|error| format!("id `{id}`: {error}"))?,
+    };
+    let body = match (line.command, line.payload) {
+        (Some(command), None) => Body::Command(command),
+        (None, Some(payload)) => Body::Payload(Bytes::from(payload)),
+        (Some(_), Some(_)) => return Err("both a command and a payload: a job has one".into()),
+        (None, None) => return Err("neither a command nor a payload: a job has one".into()),
+    };
+    if let Some(fault) = body.fault() {
+        return Err(fault);
+    }
+    let queue = line.queue.unwrap_or_else(|| queue.clone());
+    Ok(Some(Item { line: number, job: NewJob { id, queue, body }, wait: line.wait }))
+}
+
+/// Reads items line by line, in bounded memory.
+pub struct Items<'a, R> {
+    source: R,
+    queue: &'a QueueName,
+    line: u64,
+    buffer: Vec<u8>,
+}
+
+impl<'a, R: BufRead> Items<'a, R> {
+    /// Starts at the first line of a source.
+    pub fn new(source: R, queue: &'a QueueName) -> Self {
+        Self { source, queue, line: 0, buffer: Vec::new() }
+    }
+
+    /// Returns the next job; `None` at the end.
+    ///
+    /// # Errors
+    /// A [`Failure`] that names the line.
+    pub fn next_item(&mut self) -> Result<Option<Item>, Failure> {
+        loop {
+            self.buffer.clear();
+            self.line += 1;
+            let limit = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+            let read = (&mut self.source).take(limit).read_until(b'\n', &mut self.buffer).map_err(
+                |error| Failure::new(Exit::Failure, format!("cannot read the batch: {error}")),
+            )?;
+            if read == 0 {
+                return Ok(None);
+            }
+            if self.buffer.len() > LINE_BYTES_MAX {
+                return Err(malformed(self.line, &format!("longer than {LINE_BYTES_MAX} bytes")));
+            }
+            let parsed = parse_line(self.line, &self.buffer, self.queue);
+            if let Some(item) = parsed.map_err(|why| malformed(self.line, &why))? {
+                return Ok(Some(item));
+            }
+        }
+    }
+}
+
+fn malformed(line: u64, why: &str) -> Failure {
+    Failure::usage(format!("line {line} of the batch: {why}; nothing was submitted"))
+        .hint(r#"A line is {"command":["echo","hello"]} or {"queue":"mail","payload":"text"}."#)
+}
+
+/// Runs `submit --batch`.
+///
+/// # Errors
+/// A [`Failure`]: a malformed line (nothing was sent), or jobs that were refused or are unknown.
+pub fn run(source: &Path, args: &SubmitArgs, session: &Session, out: &mut Out) -> Outcome {
+    let mut file = open(source)?;
+    let mut checked = Items::new(BufReader::new(&file), &args.queue);
+    while checked.next_item()?.is_some() {}
+    file.seek(SeekFrom::Start(0)).map_err(|error| {
+        Failure::new(Exit::Failure, format!("cannot read the batch again: {error}"))
+    })?;
+    let deadline = Deadline::after(session.limit());
+    let mut sender = Sender::new(session, args.wait);
+    let mut items = Items::new(BufReader::new(&file), &args.queue);
+    while let Some(item) = items.next_item().map_err(|failure| sender.changed(&failure))? {
+        if sender.is_full_for(&item) {
+            sender.send(out)?;
+        }
+        sender.push(item);
+    }
+    sender.send(out)?;
+    sender.finish(deadline, out)
+}
+
+/// Collects jobs into requests, sends them and keeps the account.
+struct Sender<'a> {
+    session: &'a Session,
+    wait_all: bool,
+    chunk: Vec<Item>,
+    chunk_bytes: usize,
+    /// What `--wait` waits for: see [`WAITED_MAX`].
+    waited: Vec<JobId>,
+    taken: u64,
+    refused: u64,
+    /// The worst exit code of a refused job.
+    worst: Exit,
+}
+
+impl<'a> Sender<'a> {
+    fn new(session: &'a Session, wait_all: bool) -> Self {
+        Self {
+            session,
+            wait_all,
+            chunk: Vec::new(),
+            chunk_bytes: 0,
+            waited: Vec::new(),
+            taken: 0,
+            refused: 0,
+            worst: Exit::Ok,
+        }
+    }
+
+    fn is_full_for(&self, item: &Item) -> bool {
+        let bytes = self.chunk_bytes.saturating_add(job_bytes_max(&item.job));
+        !self.chunk.is_empty() && (self.chunk.len() >= CHUNK_JOBS_MAX || bytes > CHUNK_BYTES_MAX)
+    }
+
+    fn push(&mut self, item: Item) {
+        self.chunk_bytes = self.chunk_bytes.saturating_add(job_bytes_max(&item.job));
+        self.chunk.push(item);
+    }
+
+    /// Sends the chunk and prints the ids of the jobs taken, in order.
+    fn send(&mut self, out: &mut Out) -> Result<(), Failure> {
+        let chunk = std::mem::take(&mut self.chunk);
+        self.chunk_bytes = 0;
+        let (Some(first), Some(last)) = (chunk.first(), chunk.last()) else { return Ok(()) };
+        let (first, last) = (first.line, last.line);
+        let jobs = chunk.iter().map(|item| item.job.clone()).collect();
+        let results = self
+            .session
+            .submit_batch(jobs)
+            .map_err(|failure| self.stopped(failure, &chunk, first, last))?;
+        for (item, result) in chunk.iter().zip(results) {
+            match result {
+                Ok(submitted) => {
+                    self.taken += 1;
+                    let printed = if self.session.json() {
+                        out.json(&SubmittedShape::from(&submitted))
+                    } else {
+                        out.line(&submitted.id.to_string())
+                    };
+                    printed.map_err(unread)?;
+                    if (self.wait_all || item.wait) && self.waited.len() < WAITED_MAX {
+                        self.waited.push(submitted.id);
+                    }
+                }
+                Err(failure) => self.refuse(item, &failure),
+            }
+        }
+        out.flush().map_err(unread)
+    }
+
+    /// Names a job that was refused, or whose outcome is unknown.
+    fn refuse(&mut self, item: &Item, failure: &Failure) {
+        self.refused += 1;
+        self.worst = worse(self.worst, failure.exit);
+        let (line, id, program) = (item.line, item.job.id, self.session.program());
+        if failure.exit == Exit::Unknown {
+            narrate(&format!(
+                "raftq: line {line}: it is unknown whether job {id} was taken; ask: {program} get {id}"
+            ));
+        } else {
+            narrate(&format!("raftq: line {line}: job {id} was not taken: {}", failure.message));
+        }
+    }
+
+    /// Explains a request that failed as a whole: what is known of its jobs and of those after it.
+    fn stopped(&mut self, failure: Failure, chunk: &[Item], first: u64, last: u64) -> Failure {
+        let taken = self.taken;
+        if failure.exit == Exit::Unknown {
+            chunk.iter().for_each(|item| self.refuse(item, &failure));
+            return Failure::new(
+                Exit::Unknown,
+                format!("the outcome of lines {first} to {last} is unknown: {}", failure.message),
+            )
+            .hint(format!(
+                "{taken} jobs before them were taken; nothing after line {last} was sent."
+            ));
+        }
+        let exit = worse(self.worst, failure.exit);
+        Failure::new(exit, format!("stopped at line {first}: {}", failure.message))
+            .hint(format!("{taken} jobs before it were taken; nothing from line {first} on was."))
+    }
+
+    /// Explains a file that changed while it was read.
+    fn changed(&self, failure: &Failure) -> Failure {
+        let why = failure.message.replace("; nothing was submitted", "");
+        Failure::new(Exit::Failure, format!("the batch changed while it was read: {why}"))
+            .hint(format!("{} jobs were taken before that.", self.taken))
+    }
+
+    /// Sums up, and waits for the jobs where that was asked.
+    fn finish(self, deadline: Deadline, out: &mut Out) -> Outcome {
+        let mut exit = self.worst;
+        if !self.waited.is_empty() {
+            let ended = jobs::wait_for_all(self.session, &self.waited, deadline, |_job| Ok(()))?;
+            exit = worse(exit, ended);
+            out.flush()?;
+            if ended == Exit::JobFailed {
+                narrate("raftq: some jobs of the batch failed: raftq list --status failed");
+            }
+        }
+        if self.refused > 0 {
+            return Err(Failure::new(
+                exit,
+                format!("{} jobs were taken, {} were not or are unknown", self.taken, self.refused),
+            ));
+        }
+        Ok(exit)
+    }
+}
+
+/// A reader of the ids that has gone away: the batch stops, and that is no success.
+fn unread(failure: Failure) -> Failure {
+    Failure { exit: Exit::Failure, ..failure }
+}
+
+/// Returns the exit code that matters more: unknown outcomes before everything else.
+#[must_use]
+pub fn worse(one: Exit, other: Exit) -> Exit {
+    if one == Exit::Unknown || other == Exit::Unknown {
+        return Exit::Unknown;
+    }
+    if one == Exit::Ok { other } else { one }
+}
+
+/// Opens a batch so that it can be read twice: a plain file as it is, anything else copied.
+fn open(source: &Path) -> Result<File, Failure> {
+    let unreadable = |error: &io::Error| {
+        Failure::usage(format!("cannot read the batch from {}: {error}", source.display()))
+    };
+    if source == Path::new("-") {
+        return spool(io::stdin().lock());
+    }
+    let file = File::open(source).map_err(|error| unreadable(&error))?;
+    let kind = file.metadata().map_err(|error| unreadable(&error))?;
+    if kind.is_dir() {
+        return Err(Failure::usage(format!("{} is a directory, no batch", source.display())));
+    }
+    if kind.is_file() { Ok(file) } else { spool(file) }
+}
+
+/// Copies a stream into a file without a name, so that it can be checked before anything is sent.
+fn spool(source: impl Read) -> Result<File, Failure> {
+    let failed = |error: io::Error| {
+        Failure::new(Exit::Failure, format!("cannot keep the batch aside: {error}"))
+    };
+    let path = std::env::temp_dir().join(format!("raftq-batch-{}", Session::new_id()));
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    std::fs::remove_file(&path).map_err(failed)?;
+    let copied = io::copy(&mut source.take(SPOOL_BYTES_MAX + 1), &mut file).map_err(failed)?;
+    if copied > SPOOL_BYTES_MAX {
+        return Err(Failure::usage("more than 4 GiB on stdin: put the batch into a file")
+            .hint("raftq submit --batch FILE"));
+    }
+    file.flush().and_then(|()| file.seek(SeekFrom::Start(0))).map_err(failed)?;
+    Ok(file)
+}

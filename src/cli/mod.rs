@@ -1,0 +1,28 @@
+//! The command line: one file for each group of verbs, and what they share.
+//!
+//! - [`args`] is the grammar (what clap parses), [`run`] sends each verb to its file.
+//! - Verbs: [`submit`] and [`batch`], [`jobs`] (get, list, wait, cancel), [`workers`], [`cluster`],
+//!   [`log`], [`node`].
+//! - Shared: [`values`] (durations, sizes, addresses), [`target`] (which nodes to ask), [`session`]
+//!   (the client library and what its errors mean for a user), [`shape`] (the JSON objects),
+//!   [`out`] (stdout, tables), [`exit`] (exit codes), [`deadline`] (time left).
+//!
+//! Data goes to stdout, everything said to a person goes to stderr, and the exit code tells a
+//! script what happened ([`exit::Exit`]).
+
+pub mod args;
+pub mod batch;
+pub mod cluster;
+pub mod deadline;
+pub mod exit;
+pub mod jobs;
+pub mod log;
+pub mod node;
+pub mod out;
+pub mod run;
+pub mod session;
+pub mod shape;
+pub mod submit;
+pub mod target;
+pub mod values;
+pub mod workers;

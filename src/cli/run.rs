@@ -1,0 +1,101 @@
+//! Parses the command line, sends each verb to its file, and turns its end into an exit code.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::{ContextKind, ErrorKind};
+
+use crate::cli::args::{Cli, Verb};
+use crate::cli::exit::{Exit, Failure, narrate};
+use crate::cli::out::Out;
+use crate::cli::session::Session;
+use crate::cli::target::Target;
+use crate::cli::{cluster, jobs, log, node, submit, workers};
+use crate::worker::guard;
+
+/// Runs the program with these arguments (the first is its own name).
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(misread(&error).code()),
+    };
+    let code = match &cli.verb {
+        Verb::Guard => guard::guard_main(),
+        Verb::Node(args) => {
+            start_logging("info");
+            node::run(args.clone()).unwrap_or_else(|failure| end(&failure))
+        }
+        Verb::Submit(_)
+        | Verb::Get(_)
+        | Verb::List(_)
+        | Verb::Wait(_)
+        | Verb::Cancel(_)
+        | Verb::Workers
+        | Verb::Cluster(_)
+        | Verb::Log(_) => {
+            start_logging("off");
+            match ask(&cli) {
+                Ok(exit) => i32::from(exit.code()),
+                Err(failure) => end(&failure),
+            }
+        }
+    };
+    ExitCode::from(u8::try_from(code).unwrap_or(Exit::Failure.code()))
+}
+
+/// Says what clap made of a command line that it could not take. Help and version are no mistakes;
+/// clap knows which is which, and where each goes.
+fn misread(error: &clap::Error) -> Exit {
+    error.print().ok();
+    let about = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
+    let is_word = !about(ContextKind::InvalidArg).starts_with('-');
+    let is_submit = about(ContextKind::Usage).contains("raftq submit");
+    if error.kind() == ErrorKind::UnknownArgument && is_word && is_submit {
+        narrate("A command to submit comes after two dashes: raftq submit -- echo hello");
+    }
+    if error.use_stderr() { Exit::Usage } else { Exit::Ok }
+}
+
+/// Runs a verb that asks a cluster.
+fn ask(cli: &Cli) -> Result<Exit, Failure> {
+    let session = open(cli)?;
+    let mut out = Out::stdout();
+    match &cli.verb {
+        Verb::Submit(args) => submit::run(args, &session, &mut out),
+        Verb::Get(args) => jobs::get(args, &session, &mut out),
+        Verb::List(args) => jobs::list(args, &session, &mut out),
+        Verb::Wait(args) => jobs::wait(args, &session, &mut out),
+        Verb::Cancel(args) => jobs::cancel(args, &session, &mut out),
+        Verb::Workers => workers::run(&session, &mut out),
+        Verb::Cluster(args) => cluster::run(args, &session, &mut out),
+        Verb::Log(args) => log::run(args, &session, &mut out),
+        Verb::Node(_) | Verb::Guard => Err(Failure::usage("this verb asks no cluster")),
+    }
+}
+
+/// Finds the nodes to ask; nothing is connected before the first request.
+fn open(cli: &Cli) -> Result<Session, Failure> {
+    let from = std::env::current_dir().unwrap_or_else(|_gone| PathBuf::from("."));
+    let dir = std::env::var_os("CLUSTER_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let target = Target::find(cli.global.addrs.as_ref(), dir.as_deref(), &from)?;
+    Session::open(target, cli.global.timeout, cli.global.json)
+}
+
+/// Says what went wrong and returns the exit code.
+fn end(failure: &Failure) -> i32 {
+    failure.report();
+    i32::from(failure.exit.code())
+}
+
+/// Sends the log to stderr, at `level` unless `RUST_LOG` says otherwise.
+fn start_logging(level: &str) {
+    let started =
+        env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level))
+            .format_timestamp_millis()
+            .try_init();
+    if let Err(error) = started {
+        narrate(&format!("raftq: there will be no log: {error}"));
+    }
+}

@@ -1,0 +1,210 @@
+//! One run of the program against a cluster: the client library, and what its answers mean for a user.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use crate::cli::exit::{Effect, Exit, Failure, exit_of};
+use crate::cli::submit::quote;
+use crate::cli::target::{Origin, Target};
+use crate::client::blocking::Client;
+use crate::client::error::Error;
+use crate::jobs::job::{JobView, NewJob, Status};
+use crate::node::clock;
+use crate::types::{Index, JobId, NodeId};
+use crate::wire::message::{ClusterStatus, Filter, LogLine, Refusal, Submitted, WorkerView};
+
+/// How long one request may take with all its retries, unless `--timeout` says otherwise.
+pub const REQUEST_TIME: Duration = Duration::from_secs(10);
+
+/// What the program says it is, in the logs of the nodes.
+const AGENT: &str = concat!("raftq cli/", env!("CARGO_PKG_VERSION"));
+
+/// The cluster asked, and the global options.
+pub struct Session {
+    client: Client,
+    target: Target,
+    timeout: Option<Duration>,
+    json: bool,
+    was_answered: Cell<bool>,
+}
+
+impl Session {
+    /// Prepares to ask these nodes; nothing is connected before the first request.
+    ///
+    /// # Errors
+    /// A [`Failure`] when the client library cannot start.
+    pub fn open(target: Target, timeout: Option<Duration>, json: bool) -> Result<Self, Failure> {
+        let client = Client::builder()
+            .seeds(target.addrs.iter().cloned())
+            .request_timeout(timeout.unwrap_or(REQUEST_TIME))
+            .name(AGENT)
+            .build()
+            .map_err(|error| failure_of(&error, Effect::Reads, &target))?;
+        Ok(Self { client, target, timeout, json, was_answered: Cell::new(false) })
+    }
+
+    /// Makes an id for a new job.
+    #[must_use]
+    pub fn new_id() -> JobId {
+        JobId::new(clock::wall(), fastrand::u128(..))
+    }
+
+    /// Returns `--timeout`, where it was given.
+    #[must_use]
+    pub fn limit(&self) -> Option<Duration> {
+        self.timeout
+    }
+
+    /// Tells whether JSON was asked for.
+    #[must_use]
+    pub fn json(&self) -> bool {
+        self.json
+    }
+
+    /// Returns the nodes that are asked.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Tells whether the cluster has answered anything in this run.
+    #[must_use]
+    pub fn was_answered(&self) -> bool {
+        self.was_answered.get()
+    }
+
+    /// Returns the start of a command line that asks the same nodes.
+    #[must_use]
+    pub fn program(&self) -> String {
+        let addrs = self.target.addrs.join(",");
+        let is_known = match self.target.origin {
+            Origin::Given => std::env::var("RAFTQ_ADDRS").is_ok_and(|known| known == addrs),
+            Origin::Cluster(_) | Origin::Default => true,
+        };
+        if is_known { "raftq".into() } else { format!("raftq --addrs {}", quote(&addrs)) }
+    }
+
+    /// Submits a job.
+    ///
+    /// # Errors
+    /// A [`Failure`]; `Exit::Unknown` when it may have been taken.
+    pub fn submit(&self, job: NewJob) -> Result<Submitted, Failure> {
+        self.told(self.client.submit(job), Effect::Writes)
+    }
+
+    /// Submits many jobs, each decided for itself.
+    ///
+    /// # Errors
+    /// A [`Failure`] of the request as a whole.
+    pub fn submit_batch(
+        &self,
+        jobs: Vec<NewJob>,
+    ) -> Result<Vec<Result<Submitted, Failure>>, Failure> {
+        let results = self.told(self.client.submit_batch(jobs), Effect::Writes)?;
+        Ok(results.into_iter().map(|result| each(result, Effect::Writes)).collect())
+    }
+
+    /// Asks for a job.
+    ///
+    /// # Errors
+    /// A [`Failure`], `Exit::NotFound` among them.
+    pub fn get(&self, id: JobId) -> Result<JobView, Failure> {
+        self.told(self.client.get(id), Effect::Reads)
+    }
+
+    /// Asks for a page of jobs, and whether there are more.
+    ///
+    /// # Errors
+    /// A [`Failure`].
+    pub fn list(&self, filter: Filter) -> Result<(Vec<JobView>, bool), Failure> {
+        self.told(self.client.list(filter), Effect::Reads)
+    }
+
+    /// Waits for jobs for at most `time` and returns them as they are then, in order.
+    ///
+    /// # Errors
+    /// A [`Failure`] of the request as a whole.
+    pub fn wait(
+        &self,
+        ids: &[JobId],
+        time: Duration,
+    ) -> Result<Vec<Result<JobView, Failure>>, Failure> {
+        let results = self.told(self.client.wait(ids, Some(time)), Effect::Reads)?;
+        Ok(results.into_iter().map(|result| each(result, Effect::Reads)).collect())
+    }
+
+    /// Cancels jobs and returns the status each has now, in order.
+    ///
+    /// # Errors
+    /// A [`Failure`] of the request as a whole.
+    pub fn cancel(&self, ids: &[JobId]) -> Result<Vec<Result<Status, Failure>>, Failure> {
+        let results = self.told(self.client.cancel(ids), Effect::Writes)?;
+        Ok(results.into_iter().map(|result| each(result, Effect::Writes)).collect())
+    }
+
+    /// Asks for the workers.
+    ///
+    /// # Errors
+    /// A [`Failure`].
+    pub fn workers(&self) -> Result<Vec<WorkerView>, Failure> {
+        self.told(self.client.workers(), Effect::Reads)
+    }
+
+    /// Asks for the cluster: the leader's view, or one node's own where there is no leader.
+    ///
+    /// # Errors
+    /// A [`Failure`].
+    pub fn status(&self) -> Result<ClusterStatus, Failure> {
+        self.told(self.client.cluster_status(), Effect::Reads)
+    }
+
+    /// Asks one node for entries of its log.
+    ///
+    /// # Errors
+    /// A [`Failure`].
+    pub fn log(&self, from: Index, limit: u32) -> Result<Vec<LogLine>, Failure> {
+        self.told(self.client.log(from, limit), Effect::Reads)
+    }
+
+    /// Hands leadership over and returns who gets it.
+    ///
+    /// # Errors
+    /// A [`Failure`].
+    pub fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, Failure> {
+        self.told(self.client.transfer(to), Effect::Writes)
+    }
+
+    /// Translates an answer and remembers that there was one.
+    fn told<T>(&self, answer: Result<T, Error>, effect: Effect) -> Result<T, Failure> {
+        match answer {
+            Ok(answer) => {
+                self.was_answered.set(true);
+                Ok(answer)
+            }
+            Err(error) => Err(failure_of(&error, effect, &self.target)),
+        }
+    }
+}
+
+fn each<T>(result: Result<T, Refusal>, effect: Effect) -> Result<T, Failure> {
+    result.map_err(|refusal| refused(&refusal, effect))
+}
+
+fn refused(refusal: &Refusal, effect: Effect) -> Failure {
+    Failure::new(exit_of(refusal, effect), format!("{} ({})", refusal.message, refusal.code))
+}
+
+/// Says what an error of the client library means for a user.
+fn failure_of(error: &Error, effect: Effect, target: &Target) -> Failure {
+    let asked = target.describe();
+    match error {
+        Error::Refused { refusal, .. } => refused(refusal, effect),
+        Error::Unknown(why) if effect == Effect::Writes => {
+            Failure::new(Exit::Unknown, format!("{why} (asked {asked})"))
+        }
+        Error::Unknown(why) | Error::Unreachable(why) | Error::NoLeader(why) => {
+            Failure::new(Exit::Unreachable, format!("{why} (asked {asked})"))
+        }
+        Error::Invalid(why) => Failure::usage(why.clone()),
+    }
+}

@@ -1,0 +1,211 @@
+//! The JSON objects: which fields, in which order, and how large numbers are written.
+
+use serde::{Serialize, Serializer};
+
+use crate::jobs::job::{JobView, Serves, Status};
+use crate::types::JobId;
+use crate::wire::message::{ClusterStatus, LogLine, NodeStatus, Submitted, WorkerView};
+
+/// The largest integer that every JSON reader keeps exact (IEEE 754 has 53 bits).
+pub const EXACT_MAX: u64 = 1 << 53;
+
+/// A number written as a JSON number up to [`EXACT_MAX`], and as a string above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Number(pub u64);
+
+impl Serialize for Number {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0 > EXACT_MAX {
+            serializer.collect_str(&self.0)
+        } else {
+            serializer.serialize_u64(self.0)
+        }
+    }
+}
+
+/// A job: one object of `get`, `list`, `wait` and `submit --wait`.
+#[derive(Clone, Debug, Serialize)]
+pub struct JobShape {
+    id: String,
+    queue: String,
+    status: &'static str,
+    attempt: u32,
+    worker: Option<String>,
+    fence: Option<Number>,
+    exit_code: Option<i32>,
+    output: String,
+    #[serde(skip_serializing_if = "is_false")]
+    output_cut: bool,
+    error: Option<String>,
+    created_ms: Number,
+    started_ms: Option<Number>,
+    finished_ms: Option<Number>,
+}
+
+impl From<&JobView> for JobShape {
+    /// Output that is not UTF-8 is shown with replacement characters; `output_cut` is there only
+    /// when the start of the output was dropped.
+    fn from(job: &JobView) -> Self {
+        Self {
+            id: job.id.to_string(),
+            queue: job.queue.to_string(),
+            status: job.status.as_str(),
+            attempt: job.attempt,
+            worker: job.worker.as_ref().map(ToString::to_string),
+            fence: job.fence.map(|fence| Number(fence.0)),
+            exit_code: job.exit_code,
+            output: String::from_utf8_lossy(&job.output).into_owned(),
+            output_cut: job.output_cut,
+            error: job.error.clone(),
+            created_ms: Number(job.created_ms.0),
+            started_ms: job.started_ms.map(|at| Number(at.0)),
+            finished_ms: job.finished_ms.map(|at| Number(at.0)),
+        }
+    }
+}
+
+/// A job that was taken: one object of `submit`.
+#[derive(Clone, Debug, Serialize)]
+pub struct SubmittedShape {
+    id: String,
+    created: bool,
+}
+
+impl From<&Submitted> for SubmittedShape {
+    fn from(submitted: &Submitted) -> Self {
+        Self { id: submitted.id.to_string(), created: submitted.created }
+    }
+}
+
+/// What became of a cancellation: one object of `cancel`.
+#[derive(Clone, Debug, Serialize)]
+pub struct CancelledShape {
+    id: String,
+    status: &'static str,
+}
+
+impl CancelledShape {
+    /// Makes it from the job and the status it has now.
+    #[must_use]
+    pub fn new(id: JobId, status: Status) -> Self {
+        Self { id: id.to_string(), status: status.as_str() }
+    }
+}
+
+/// A worker: one object of `workers`.
+#[derive(Clone, Debug, Serialize)]
+pub struct WorkerShape {
+    id: String,
+    state: String,
+    slots: u32,
+    running: u32,
+    serves: &'static str,
+    queues: Option<Vec<String>>,
+    incarnation: Number,
+    registered_ms: Number,
+}
+
+impl From<&WorkerView> for WorkerShape {
+    fn from(worker: &WorkerView) -> Self {
+        let (serves, queues) = match &worker.serves {
+            Serves::Commands => ("commands", None),
+            Serves::Payloads(queues) => {
+                ("payloads", Some(queues.iter().map(ToString::to_string).collect()))
+            }
+        };
+        Self {
+            id: worker.id.to_string(),
+            state: worker.state.clone(),
+            slots: worker.slots,
+            running: worker.running,
+            serves,
+            queues,
+            incarnation: Number(worker.incarnation.0),
+            registered_ms: Number(worker.registered_ms.0),
+        }
+    }
+}
+
+/// The cluster: the object of `cluster status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClusterShape {
+    cluster_id: String,
+    term: Number,
+    leader: Option<Number>,
+    commit_index: Number,
+    nodes: Vec<NodeShape>,
+    answered_by: Number,
+    from_leader: bool,
+}
+
+/// A node in [`ClusterShape`].
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeShape {
+    id: Number,
+    addr: String,
+    role: String,
+    is_alive: bool,
+    match_index: Number,
+    applied_index: Number,
+    digest_index: Number,
+    digest: String,
+}
+
+impl From<&ClusterStatus> for ClusterShape {
+    /// `from_leader` is `false` when the node that answered knows no leader: then everything is its
+    /// own, possibly old view.
+    fn from(status: &ClusterStatus) -> Self {
+        Self {
+            cluster_id: status.cluster_id.to_string(),
+            term: Number(status.term.0),
+            leader: status.leader.map(|leader| Number(leader.0)),
+            commit_index: Number(status.commit_index.0),
+            nodes: status.nodes.iter().map(NodeShape::from).collect(),
+            answered_by: Number(status.node.0),
+            from_leader: status.from_leader,
+        }
+    }
+}
+
+impl From<&NodeStatus> for NodeShape {
+    fn from(node: &NodeStatus) -> Self {
+        Self {
+            id: Number(node.id.0),
+            addr: node.addr.clone(),
+            role: node.role.clone(),
+            is_alive: node.is_alive,
+            match_index: Number(node.match_index.0),
+            applied_index: Number(node.applied_index.0),
+            digest_index: Number(node.digest_index.0),
+            digest: node.digest.clone(),
+        }
+    }
+}
+
+/// An entry of the log: one object of `log list`.
+#[derive(Clone, Debug, Serialize)]
+pub struct LogShape {
+    index: Number,
+    term: Number,
+    kind: String,
+    bytes: Number,
+    now_ms: Number,
+    summary: String,
+}
+
+impl From<&LogLine> for LogShape {
+    fn from(line: &LogLine) -> Self {
+        Self {
+            index: Number(line.index.0),
+            term: Number(line.term.0),
+            kind: line.kind.clone(),
+            bytes: Number(line.bytes),
+            now_ms: Number(line.now_ms.0),
+            summary: line.summary.clone(),
+        }
+    }
+}
+
+fn is_false(flag: &bool) -> bool {
+    !*flag
+}

@@ -1,0 +1,139 @@
+//! What the commands about jobs do: submit, assign, report, cancel.
+
+use std::sync::Arc;
+
+use crate::jobs::command::{
+    CancelOutcome, Event, Pair, StatusUpdate, SubmitOutcome, UpdateOutcome,
+};
+use crate::jobs::job::{NewJob, Status};
+use crate::jobs::machine::Machine;
+use crate::jobs::resident::{self, End, Job, Run};
+use crate::types::{ASSIGNMENTS_PER_ENTRY_MAX, Fence, JobId};
+
+impl Machine {
+    /// Adds one job, unless its id is known or there is no room.
+    pub(in crate::jobs) fn submit(&mut self, new: &NewJob) -> SubmitOutcome {
+        if let Some(fault) = new.body.fault() {
+            return SubmitOutcome::Invalid(fault);
+        }
+        let (kind, body) = resident::pack(&new.body);
+        let content = resident::job_content(&new.queue, kind, &body);
+        match self.content(new.id) {
+            Some(known) if known == content => return SubmitOutcome::Known,
+            Some(_) => return SubmitOutcome::AlreadyExists,
+            None => {}
+        }
+        let weight = resident::weight(body.len());
+        if self.resident_bytes().saturating_add(weight) > self.limits.resident_bytes_max {
+            return SubmitOutcome::Exhausted;
+        }
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        self.insert(Job {
+            id: new.id,
+            queue: self.books.shared(&new.queue),
+            body,
+            content,
+            sequence,
+            created_ms: self.now,
+            attempt: 1,
+            status: Status::Pending,
+            kind,
+            run: None,
+            ending: None,
+        });
+        SubmitOutcome::Created
+    }
+
+    /// Gives jobs to workers and returns how many pairs held. Everything is looked at again: the
+    /// leader chose from an older state. What does not fit any more is skipped, and so is whatever
+    /// comes after the last position that has a token.
+    pub(in crate::jobs) fn assign(&mut self, pairs: &[Pair], events: &mut Vec<Event>) -> usize {
+        let positions = 0..ASSIGNMENTS_PER_ENTRY_MAX;
+        let mut held = 0;
+        for (position, pair) in positions.zip(pairs) {
+            let Some(run) = self.run(pair, Fence::new(self.applied, position)) else { continue };
+            events.push(Event::Assigned {
+                worker: run.worker.clone(),
+                incarnation: run.incarnation,
+                job: pair.job,
+                fence: run.fence,
+            });
+            self.change(pair.job, |job| {
+                job.status = Status::Running;
+                job.run = Some(Arc::new(run));
+            });
+            held += 1;
+        }
+        held
+    }
+
+    /// Makes the assignment of a pair, if it still fits.
+    fn run(&self, pair: &Pair, fence: Fence) -> Option<Run> {
+        let job = self.jobs.get(&pair.job)?;
+        let worker = self.registry.get(&pair.worker)?;
+        let fits = job.status == Status::Pending
+            && worker.incarnation == pair.incarnation
+            && worker.is_free()
+            && worker.takes(&job.lane());
+        fits.then(|| Run {
+            worker: worker.id.clone(),
+            incarnation: worker.incarnation,
+            fence,
+            started_ms: self.now,
+        })
+    }
+
+    /// Ends an attempt as its worker reports, if the job is still its own.
+    pub(in crate::jobs) fn report(
+        &mut self,
+        update: &StatusUpdate,
+        events: &mut Vec<Event>,
+    ) -> UpdateOutcome {
+        let Some(job) = self.jobs.get(&update.job) else { return UpdateOutcome::NotFound };
+        let current = job.fence() == Some(update.fence);
+        if current && job.status == Status::Running {
+            self.end(update.job, End::reported(&update.verdict), events);
+            return UpdateOutcome::Applied;
+        }
+        // A report is sent again until it is answered: the second one finds its own work done.
+        if current && job.ending.as_ref().is_some_and(|ending| ending.reported) {
+            return UpdateOutcome::Applied;
+        }
+        UpdateOutcome::StaleFence {
+            status: job.status,
+            fence: job.fence(),
+            worker: job.worker().cloned(),
+        }
+    }
+
+    /// Cancels a job that has not ended. One that runs is over for the queue at once; its worker
+    /// hears of it and ends it.
+    pub(in crate::jobs) fn cancel(&mut self, id: JobId, events: &mut Vec<Event>) -> CancelOutcome {
+        let Some(job) = self.jobs.get(&id) else { return CancelOutcome::NotFound };
+        let reason = match job.status {
+            Status::Pending => "cancelled while it waited",
+            Status::Running => "cancelled while it ran",
+            Status::Cancelled => return CancelOutcome::Cancelled,
+            Status::Completed | Status::Failed => return CancelOutcome::Ended(job.status),
+        };
+        self.tell_withdrawn(id, events);
+        self.end(id, End::decided(Status::Cancelled, reason), events);
+        CancelOutcome::Cancelled
+    }
+
+    /// Tells the worker that runs a job, if there is one, that the job is taken away.
+    pub(in crate::jobs) fn tell_withdrawn(&self, id: JobId, events: &mut Vec<Event>) {
+        if let Some(job) = self.jobs.get(&id)
+            && job.status == Status::Running
+            && let Some(run) = &job.run
+        {
+            events.push(Event::Withdrawn {
+                worker: run.worker.clone(),
+                incarnation: run.incarnation,
+                job: id,
+                fence: run.fence,
+            });
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Everything counted anew: what the books must say, told from the jobs alone.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use crate::jobs::books::Books;
+use crate::jobs::digest::Digest;
+use crate::jobs::forgotten::ForgottenIds;
+use crate::jobs::job::Status;
+use crate::jobs::machine::Machine;
+use crate::jobs::registry::{Registry, Worker, WorkerState};
+use crate::jobs::resident;
+
+impl Machine {
+    /// Counts the digest anew from every record, hashing bodies and outputs again; costs as much as
+    /// reading everything there is.
+    #[must_use]
+    pub fn recount(&self) -> Digest {
+        self.rebuilt().digest()
+    }
+
+    /// Checks every invariant there is. It costs as much as building the machine again: for tests,
+    /// and for doubts.
+    ///
+    /// # Panics
+    /// If one is broken.
+    pub fn assert_consistent(&self) {
+        let rebuilt = self.rebuilt();
+        assert!(rebuilt.jobs == self.jobs, "a body and its kept hash differ");
+        assert_eq!(rebuilt.books, self.books, "the books differ from the jobs");
+        assert_eq!(rebuilt.registry, self.registry, "the registry differs from its workers");
+        assert_eq!(rebuilt.forgotten, self.forgotten, "the ids and their expiries differ");
+        assert_eq!(rebuilt.digest(), self.digest());
+        for job in self.jobs.values() {
+            assert!(job.sequence < self.next_sequence);
+            assert!(job.attempt >= 1);
+            assert_eq!(job.ending.is_some(), job.status.is_final(), "job {}", job.id);
+            assert!(job.ending.iter().all(|ending| ending.order < self.next_ending));
+            assert!(self.forgotten.get(job.id).is_none(), "job {} is kept and forgotten", job.id);
+            if job.status == Status::Running {
+                let run = job.run.as_ref().expect("a job that runs was assigned");
+                let worker = self.registry.get(&run.worker).expect("by somebody registered");
+                assert_eq!(worker.state, WorkerState::Live);
+                assert_eq!(worker.incarnation, run.incarnation);
+                assert_eq!(worker.running.get(&run.fence), Some(&job.id));
+            }
+        }
+        for worker in self.registry.iter() {
+            assert!(worker.running.len() <= worker.slots as usize);
+            assert!(!worker.former.contains(&worker.incarnation));
+        }
+    }
+
+    /// Builds the machine again from its jobs, workers and ids.
+    fn rebuilt(&self) -> Self {
+        let mut rebuilt = Self {
+            jobs: OrdMap::new(),
+            books: Books::default(),
+            registry: Registry::default(),
+            forgotten: ForgottenIds::default(),
+            ..self.clone()
+        };
+        for worker in self.registry.iter() {
+            rebuilt.registry.put(Worker { running: OrdMap::new(), ..Worker::clone(worker) });
+        }
+        for job in self.jobs.values() {
+            let mut job = resident::Job::clone(job);
+            job.content = resident::job_content(&job.queue, job.kind, &job.body);
+            if let Some(ending) = job.ending.as_mut().map(Arc::make_mut) {
+                ending.content = resident::ending_content(&ending.output, ending.error.as_deref());
+            }
+            rebuilt.insert(job);
+        }
+        for (id, forgotten) in self.forgotten.iter() {
+            rebuilt.forgotten.keep(id, forgotten);
+        }
+        rebuilt
+    }
+}

@@ -1,0 +1,239 @@
+//! The commands of the log and what each of them comes to: the whole language of the state machine.
+
+use serde::{Deserialize, Serialize};
+
+use crate::jobs::job::{NewJob, Serves, Status, Verdict};
+use crate::types::{Fence, Incarnation, JobId, Millis, WorkerId};
+
+/// One entry's command with the leader's stamp of the time; the only clock the machine has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamped {
+    /// The time on the log's clock when the leader proposed it.
+    pub now: Millis,
+    /// What to do.
+    pub command: Command,
+}
+
+/// A change of the queue, decided by one log entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Adds jobs in state Pending, each decided for itself, in order.
+    SubmitJob(Vec<NewJob>),
+    /// Gives pending jobs to workers; at most [`crate::types::ASSIGNMENTS_PER_ENTRY_MAX`]. The pair
+    /// at position `i` gets the fence `Fence::new(index, i)` whether or not those before it held.
+    AssignJob(Vec<Pair>),
+    /// Records a worker, or a new start of a known one.
+    RegisterWorker(Registration),
+    /// Ends one attempt.
+    UpdateJobStatus(StatusUpdate),
+    /// Ends many attempts, each decided for itself, in order.
+    BatchUpdateJobStatus(Vec<StatusUpdate>),
+    /// Ends jobs that have not ended, running ones included.
+    CancelJob(Vec<JobId>),
+    /// A worker gives jobs back; no attempt is used up.
+    ReleaseJob(Release),
+    /// The leader's verdict: these workers are gone, and their jobs wait again with the next
+    /// attempt. One that has registered anew meanwhile is left alone.
+    WorkerLost(Vec<(WorkerId, Incarnation)>),
+    /// Sets the limits that `apply` reads; the first leader's first command.
+    SetLimits(Limits),
+}
+
+/// One assignment: this job to this start of this worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pair {
+    /// A pending job.
+    pub job: JobId,
+    /// The worker.
+    pub worker: WorkerId,
+    /// The start of it that was alive when the leader chose.
+    pub incarnation: Incarnation,
+}
+
+/// A worker's entry in the cluster-wide registry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registration {
+    /// The same over its restarts.
+    pub worker: WorkerId,
+    /// This start of it. The same one again changes nothing.
+    pub incarnation: Incarnation,
+    /// How many jobs it runs at once, 1 or more, at most
+    /// [`crate::jobs::job::WORKER_SLOTS_MAX`].
+    pub slots: u32,
+    /// What it takes.
+    pub serves: Serves,
+    /// The former start ended its commands itself (for want of a leader): what it held waits again
+    /// without using up an attempt. `false`: it died, and an attempt is used up.
+    pub gave_up: bool,
+}
+
+/// A report about one attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusUpdate {
+    /// The job.
+    pub job: JobId,
+    /// The token of the attempt reported about.
+    pub fence: Fence,
+    /// How it ended.
+    pub verdict: Verdict,
+}
+
+/// Jobs given back by the worker that holds them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// Who gives back.
+    pub worker: WorkerId,
+    /// Which start of it.
+    pub incarnation: Incarnation,
+    /// The jobs, with the tokens under which they were held.
+    pub jobs: Vec<(JobId, Fence)>,
+    /// The worker ends: whatever else it holds is given back too, and it gets no more.
+    pub leaving: bool,
+}
+
+/// The limits every replica applies alike, so that memory is bounded and all nodes agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Finished jobs kept, at most.
+    pub finished_count_max: u64,
+    /// How long a finished job is kept, at most, in milliseconds.
+    pub finished_age_ms_max: u64,
+    /// Bytes of finished jobs kept, at most; wins over count and age.
+    pub finished_bytes_max: u64,
+    /// Bytes of everything kept (jobs, ids of forgotten jobs, workers), above which a submit is
+    /// refused with `RESOURCE_EXHAUSTED`.
+    pub resident_bytes_max: u64,
+    /// How long the id of a forgotten job is still known, in milliseconds.
+    pub id_kept_ms: u64,
+    /// Attempts a job has before it fails for want of a worker that lives.
+    pub attempts_max: u32,
+    /// Workers in the registry, at most, the lost ones included; the longest lost is dropped first.
+    pub workers_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            finished_count_max: 100_000,
+            finished_age_ms_max: 7 * 24 * 3_600_000,
+            finished_bytes_max: 256 << 20,
+            resident_bytes_max: 4 << 30,
+            id_kept_ms: 60_000,
+            attempts_max: 3,
+            workers_max: 10_000,
+        }
+    }
+}
+
+/// What one command came to; the answer to whoever proposed it. A deterministic no is an outcome
+/// like any other: it is replicated as a yes is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Of [`Command::SubmitJob`], a result for each job, in order.
+    Submitted(Vec<SubmitOutcome>),
+    /// Of [`Command::AssignJob`]: how many pairs held; the rest were skipped.
+    Assigned(usize),
+    /// Of [`Command::RegisterWorker`].
+    Registered(RegisterOutcome),
+    /// Of the two updates, a result for each, in order.
+    Updated(Vec<UpdateOutcome>),
+    /// Of [`Command::CancelJob`], a result for each job, in order.
+    Cancelled(Vec<CancelOutcome>),
+    /// Of [`Command::ReleaseJob`]: how many jobs were given back.
+    Released(usize),
+    /// Of [`Command::WorkerLost`]: how many of the workers were lost by it.
+    Lost(usize),
+    /// Of [`Command::SetLimits`].
+    LimitsSet,
+}
+
+/// What became of one submitted job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SubmitOutcome {
+    /// It is in the queue now.
+    Created,
+    /// This very job was submitted before: nothing changed.
+    Known,
+    /// The id belongs to a job of other content.
+    AlreadyExists,
+    /// The limit on resident bytes is reached.
+    Exhausted,
+    /// The body is none (see [`crate::jobs::job::Body::fault`]).
+    Invalid(String),
+}
+
+/// What became of a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RegisterOutcome {
+    /// Recorded, or recorded before.
+    Registered,
+    /// The registry is full of live workers.
+    Exhausted,
+    /// Slots or queues are out of bounds.
+    Invalid,
+    /// This start of the worker was judged lost, or a later one has registered: draw a new one.
+    Superseded,
+}
+
+/// What became of a report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpdateOutcome {
+    /// The job has ended by it, now or by the same report before.
+    Applied,
+    /// The token is old: the job was taken away.
+    StaleFence {
+        /// What has become of the job.
+        status: Status,
+        /// Its newest token.
+        fence: Option<Fence>,
+        /// Who has it now, or had it last.
+        worker: Option<WorkerId>,
+    },
+    /// No such job (any more).
+    NotFound,
+}
+
+/// What became of a cancellation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CancelOutcome {
+    /// It is cancelled, now or before.
+    Cancelled,
+    /// It had ended otherwise already.
+    Ended(Status),
+    /// No such job (any more).
+    NotFound,
+}
+
+/// What a command changed that somebody near may be waiting for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A worker was given a job.
+    Assigned {
+        /// The worker.
+        worker: WorkerId,
+        /// The start of it that was meant.
+        incarnation: Incarnation,
+        /// The job.
+        job: JobId,
+        /// Its token.
+        fence: Fence,
+    },
+    /// A worker's job was taken away: cancelled, released, or its worker lost or restarted.
+    Withdrawn {
+        /// The worker.
+        worker: WorkerId,
+        /// The start of it that held the job.
+        incarnation: Incarnation,
+        /// The job.
+        job: JobId,
+        /// The token that is void now.
+        fence: Fence,
+    },
+    /// A job ended.
+    Ended {
+        /// The job.
+        job: JobId,
+        /// How.
+        status: Status,
+    },
+}

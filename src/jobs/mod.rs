@@ -1,0 +1,46 @@
+//! The replicated job queue: a fold of the log, and nothing else.
+//!
+//! Read [`job`] and [`command`] first: they are the language spoken with everybody else. Then the
+//! machine, from the outside in:
+//!
+//! - [`codec`]: a stamped command to bytes of the log, and back.
+//! - [`machine`]: the state, what can be asked of it, and `apply`; the commands themselves are in
+//!   `apply` (jobs), `registration` (workers) and `retention` (forgetting).
+//! - The books that `apply` keeps beside the jobs, each with its own indexes, counts and share of
+//!   the [`digest`]: [`books`] (of jobs), [`registry`] (of workers), [`forgotten`] (of ids).
+//! - [`scheduler`]: which pending job goes to which worker; pure, run by the leader only.
+//! - [`list`]: pages of jobs; [`image`]: the machine as records of a snapshot, and back.
+//! - [`check`]: everything counted anew, for tests and after a restore.
+//!
+//! Nothing here reads a clock, draws a number or depends on the order of anything but its input.
+
+#[cfg(feature = "server")]
+mod apply;
+#[cfg(feature = "server")]
+pub mod books;
+#[cfg(feature = "server")]
+pub mod check;
+#[cfg(feature = "server")]
+pub mod codec;
+pub mod command;
+#[cfg(feature = "server")]
+pub mod digest;
+#[cfg(feature = "server")]
+pub mod forgotten;
+#[cfg(feature = "server")]
+pub mod image;
+pub mod job;
+#[cfg(feature = "server")]
+pub mod list;
+#[cfg(feature = "server")]
+pub mod machine;
+#[cfg(feature = "server")]
+mod registration;
+#[cfg(feature = "server")]
+pub mod registry;
+#[cfg(feature = "server")]
+pub mod resident;
+#[cfg(feature = "server")]
+mod retention;
+#[cfg(feature = "server")]
+pub mod scheduler;

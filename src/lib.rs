@@ -1,0 +1,55 @@
+//! raftq: a replicated job queue in one binary.
+//!
+//! Nodes form a Raft cluster. A client submits a job to it; the job is acknowledged once a quorum has
+//! it on disk; the leader assigns it through the log to the least-loaded live worker; workers find
+//! their jobs in the local replica, run them and report. Everything survives any minority of failures.
+//!
+//! # The house
+//!
+//! Each room is on a floor, and imports go down only. Floors 1 to 4 are *pure*: no clock, thread,
+//! socket, file, environment or randomness. Time comes in as ticks and as a stamp, dice as a seed;
+//! that is what lets the simulator run the production code.
+//!
+//! | floor | room | what happens in it |
+//! |---|---|---|
+//! | 8 | `main.rs` | parse, dispatch, exit code |
+//! | 7 | `cli` | one file a verb group |
+//! | 6 | `node`, `sim` | wiring: the Raft thread's loop, start and stop; a world of replicas in one thread |
+//! | 5 | `storage`, `net`, `worker`, [`client`] | the world: disk, sockets, commands, the client library |
+//! | 4 | `replica`, [`wire`] | one turn of a replica; bytes to typed messages and back |
+//! | 3 | [`jobs`] | the replicated job queue: apply, the scheduler's choice, images |
+//! | 2 | [`raft`], [`pack`] | consensus, sans-IO; MessagePack with every size and depth bounded |
+//! | 1 | [`types`] | the words every room shares |
+//!
+//! # The trip of one submit
+//!
+//! socket → frame codec → typed request → a bounded lane (full: `RESOURCE_EXHAUSTED` at once) → the
+//! Raft thread takes all that wait → one turn of the replica → the disk's thread (one write, one sync
+//! for everything) *beside* `AppendEntries` to the peers → a quorum of durable answers → apply → the
+//! waiting session → socket. Down by call, back by value; nothing calls up.
+//!
+//! # Features
+//!
+//! `client` is the client library alone; `server`, the default, is everything.
+
+pub mod client;
+pub mod jobs;
+pub mod pack;
+pub mod raft;
+pub mod types;
+pub mod wire;
+
+#[cfg(feature = "server")]
+pub mod cli;
+#[cfg(feature = "server")]
+pub mod net;
+#[cfg(feature = "server")]
+pub mod node;
+#[cfg(feature = "server")]
+pub mod replica;
+#[cfg(feature = "server")]
+pub mod sim;
+#[cfg(feature = "server")]
+pub mod storage;
+#[cfg(feature = "server")]
+pub mod worker;

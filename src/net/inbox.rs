@@ -1,0 +1,248 @@
+//! The lanes from the sessions into the Raft thread, each with its bound and its priority.
+
+use async_std::channel;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use crate::jobs::job::NewJob;
+use crate::jobs::machine::Machine;
+use crate::raft::effects::Offer;
+use crate::raft::message::SnapshotMeta;
+use crate::replica::view::Answer;
+use crate::types::{DirId, Incarnation, Index, NodeId, Term, Ticks, WorkerId};
+use crate::wire::message::{PeerMessage, Request};
+
+/// Proposals that wait for the Raft thread. Full: `RESOURCE_EXHAUSTED` at once
+/// (specification, "Proposal backpressure").
+pub const PROPOSALS_MAX: usize = 256;
+
+/// Reports and heartbeats of workers that wait. Full: `RESOURCE_EXHAUSTED`; they have a lane of
+/// their own, so that submits never crowd them out.
+pub const REPORTS_MAX: usize = 1024;
+
+/// Reads and waits that wait for the Raft thread. Full: `RESOURCE_EXHAUSTED`.
+pub const READS_MAX: usize = 1024;
+
+/// Messages of peers that wait. Full: dropped, since Raft tolerates loss.
+pub const PEER_MESSAGES_MAX: usize = 4096;
+
+/// Submits of one connection that share one place in the proposal lane, at most.
+pub const SUBMITS_SHARED_MAX: usize = 256;
+
+/// Bytes of such submits, at most (one more may be added to an empty place).
+pub const SUBMITS_SHARED_BYTES_MAX: usize = 1 << 20;
+
+/// Where an answer goes: one request of one connection. The channel has room for every request the
+/// connection may have in flight, so that answering never waits; if the session is gone, the answer
+/// falls to the ground.
+#[derive(Clone, Debug)]
+pub struct ReplyTo {
+    /// The session's channel.
+    pub session: channel::Sender<(u32, Answer)>,
+    /// The request's number on its connection.
+    pub corr: u32,
+}
+
+impl ReplyTo {
+    /// Hands the answer to the session, or drops it with the session.
+    pub fn answer(self, answer: Answer) {
+        if let Err(refused) = self.session.try_send((self.corr, answer)) {
+            log::debug!("an answer found no session: {}", refused.is_closed());
+        }
+    }
+}
+
+/// Something asked of the Raft thread by a session.
+#[derive(Debug)]
+pub enum Ask {
+    /// One request.
+    Request {
+        /// What.
+        request: Request,
+        /// Who waits.
+        reply: ReplyTo,
+        /// When its frame arrived, on the node's monotonic clock.
+        arrived: Ticks,
+    },
+    /// Submits read together from one connection.
+    Submits {
+        /// Each with its waiter; at most [`SUBMITS_SHARED_MAX`] and [`SUBMITS_SHARED_BYTES_MAX`].
+        jobs: Vec<(NewJob, ReplyTo)>,
+        /// When their frames arrived.
+        arrived: Ticks,
+    },
+    /// The worker built into this node begins a new start: from now on the replica tells it of its
+    /// jobs ([`crate::replica::view::Notice`]).
+    LocalWorker {
+        /// Its name.
+        worker: WorkerId,
+        /// The new start.
+        incarnation: Incarnation,
+    },
+    /// The local view, for text mode and metrics; answered by [`Answer::Look`].
+    Look {
+        /// Who waits.
+        reply: ReplyTo,
+    },
+}
+
+/// Something the links to the other nodes have to say.
+#[derive(Debug)]
+pub enum PeerEvent {
+    /// A message of a peer whose handshake was accepted.
+    Message {
+        /// Who.
+        from: NodeId,
+        /// Its data directory, from the handshake.
+        dir: DirId,
+        /// What.
+        message: PeerMessage,
+    },
+    /// The link to a peer broke.
+    Lost(NodeId),
+    /// The bulk lane: a peer offers a snapshot.
+    Offered {
+        /// Who.
+        from: NodeId,
+        /// Its data directory, from the handshake.
+        dir: DirId,
+        /// Its term.
+        term: Term,
+        /// What.
+        meta: SnapshotMeta,
+        /// Where the verdict goes.
+        verdict: channel::Sender<Offer>,
+    },
+    /// A snapshot of a peer is whole, checked, durable and decoded here.
+    Received {
+        /// Who sent it.
+        from: NodeId,
+        /// What.
+        meta: SnapshotMeta,
+        /// The queue it holds.
+        machine: Box<Machine>,
+    },
+    /// Our sending of a snapshot to a peer ended.
+    Sent {
+        /// To whom.
+        to: NodeId,
+        /// The snapshot's index, or why it failed (`None`: broken off on request).
+        outcome: Result<Index, Option<String>>,
+    },
+}
+
+/// The sessions' ends of the lanes.
+#[derive(Clone, Debug)]
+pub struct Inbox {
+    proposals: Sender<Ask>,
+    reports: Sender<Ask>,
+    reads: Sender<Ask>,
+    peers: Sender<PeerEvent>,
+    events: Sender<PeerEvent>,
+}
+
+/// The Raft thread's ends of the lanes, in the order in which it empties them.
+#[derive(Debug)]
+pub struct Outlets {
+    /// Peer events that must not be lost: offers, received snapshots, ends of transfers, broken links.
+    pub events: Receiver<PeerEvent>,
+    /// Messages of peers.
+    pub peers: Receiver<PeerEvent>,
+    /// Reports and heartbeats.
+    pub reports: Receiver<Ask>,
+    /// Reads.
+    pub reads: Receiver<Ask>,
+    /// Proposals.
+    pub proposals: Receiver<Ask>,
+}
+
+/// Makes the lanes.
+#[must_use]
+pub fn lanes() -> (Inbox, Outlets) {
+    let (proposals, proposals_out) = bounded(PROPOSALS_MAX);
+    let (reports, reports_out) = bounded(REPORTS_MAX);
+    let (reads, reads_out) = bounded(READS_MAX);
+    let (peers, peers_out) = bounded(PEER_MESSAGES_MAX);
+    let (events, events_out) = bounded(PEER_MESSAGES_MAX);
+    (
+        Inbox { proposals, reports, reads, peers, events },
+        Outlets {
+            events: events_out,
+            peers: peers_out,
+            reports: reports_out,
+            reads: reads_out,
+            proposals: proposals_out,
+        },
+    )
+}
+
+/// The lane was full, or the Raft thread is gone; the ask comes back.
+#[derive(Debug)]
+pub enum NotTaken {
+    /// Answer `RESOURCE_EXHAUSTED`.
+    Full(Ask),
+    /// Answer `UNAVAILABLE`: the node is stopping.
+    Stopped(Ask),
+}
+
+impl From<TrySendError<Ask>> for NotTaken {
+    fn from(error: TrySendError<Ask>) -> Self {
+        match error {
+            TrySendError::Full(ask) => Self::Full(ask),
+            TrySendError::Disconnected(ask) => Self::Stopped(ask),
+        }
+    }
+}
+
+impl Inbox {
+    /// Puts an ask into the lane it belongs to, without waiting.
+    ///
+    /// # Errors
+    /// [`NotTaken`] with the ask, if the lane is full or the Raft thread gone.
+    pub fn ask(&self, ask: Ask) -> Result<(), NotTaken> {
+        let lane = match &ask {
+            Ask::Submits { .. } => &self.proposals,
+            Ask::Look { .. } => &self.reads,
+            Ask::LocalWorker { .. } => &self.reports,
+            Ask::Request { request, .. } => match request {
+                Request::SubmitJob(_)
+                | Request::SubmitBatch(_)
+                | Request::CancelJobs { .. }
+                | Request::TransferLeadership { .. } => &self.proposals,
+                Request::RegisterWorker(_)
+                | Request::Heartbeat { .. }
+                | Request::UpdateJobStatus(_)
+                | Request::BatchUpdateJobStatus(_)
+                | Request::ReleaseJobs(_) => &self.reports,
+                Request::Ping
+                | Request::Reserve { .. }
+                | Request::GetJob { .. }
+                | Request::ListJobs(_)
+                | Request::WaitJobs { .. }
+                | Request::ListWorkers
+                | Request::GetClusterStatus { .. }
+                | Request::ListLog { .. } => &self.reads,
+            },
+        };
+        lane.try_send(ask).map_err(NotTaken::from)
+    }
+
+    /// Hands over a peer's message, or drops it when the lane is full. Returns whether it went in.
+    #[must_use]
+    pub fn peer_message(&self, from: NodeId, dir: DirId, message: PeerMessage) -> bool {
+        self.peers.try_send(PeerEvent::Message { from, dir, message }).is_ok()
+    }
+
+    /// Hands over an event that must not be lost. The lane has room for thousands and one link makes
+    /// few, so a full lane means a Raft thread that stands still: the event is dropped and the link's
+    /// own timeout repeats it. Returns whether it went in.
+    #[must_use]
+    pub fn peer_event(&self, event: PeerEvent) -> bool {
+        self.events.try_send(event).is_ok()
+    }
+
+    /// How many proposals wait now.
+    #[must_use]
+    pub fn proposals_waiting(&self) -> usize {
+        self.proposals.len()
+    }
+}

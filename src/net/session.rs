@@ -1,0 +1,474 @@
+//! One client's connection: requests in, each answered exactly once, in whatever order they are decided.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_std::channel::{self, Receiver, Sender};
+use async_std::task::{self, spawn_blocking};
+use futures::{Future, FutureExt, StreamExt};
+
+use crate::jobs::job::NewJob;
+use crate::jobs::machine::Machine;
+use crate::net::conn::{self, Frames};
+use crate::net::flights::{Flights, IN_FLIGHT_MAX};
+use crate::net::gate;
+use crate::net::guard::is_crowded;
+use crate::net::handshake::Guest;
+use crate::net::inbox::{Ask, NotTaken, ReplyTo, SUBMITS_SHARED_BYTES_MAX, SUBMITS_SHARED_MAX};
+use crate::net::shared::{Ctx, Hold, ticks_in};
+use crate::replica::reading;
+use crate::replica::view::{Answer, View};
+use crate::types::Ticks;
+use crate::wire::frame::{Frame, FrameError};
+use crate::wire::hello::Reject;
+use crate::wire::message::{Code, Refusal, Reply, Request};
+
+/// Frames taken before answers are written and others have their turn.
+const FRAMES_PER_TURN: usize = 512;
+
+/// Bytes of frames taken in one turn; the frame that passes it is the last.
+const BYTES_PER_TURN: usize = 1 << 20;
+
+/// Answers taken before they are written.
+const ANSWERS_PER_TURN: usize = 512;
+
+/// Answers that wait for their session. There is room for one to each request in flight, and for as
+/// many that come after their request was given up; were it full of those all the same, an answer
+/// would be lost and its request hear `DEADLINE_EXCEEDED`, which is true.
+const ANSWERS_MAX: usize = 2 * IN_FLIGHT_MAX;
+
+/// Serves a client until it leaves, breaks a rule, reads too slowly, or the node stops. A client that
+/// has only closed its sending side still gets every answer.
+pub async fn serve(ctx: Arc<Ctx>, frames: Frames, guest: &Guest) {
+    ctx.metrics().sessions_open.raise();
+    let (sender, answers) = channel::bounded(ANSWERS_MAX);
+    let session = Session {
+        flights: Flights::default(),
+        submits: Submits::default(),
+        out: Vec::new(),
+        sender,
+        ctx: Arc::clone(&ctx),
+    };
+    let reader = Reader {
+        frames,
+        answers,
+        draining: Box::pin(drained(ctx.stop.draining())),
+        timer: None,
+        end: None,
+        frame_check: ctx.config.patience.frame / 2,
+    };
+    if let Some(reason) = session.run(reader).await {
+        log::debug!("the session of {} ended: {reason}", guest.agent);
+    }
+    ctx.metrics().sessions_open.lower();
+}
+
+async fn drained(draining: Receiver<()>) {
+    while draining.recv().await.is_ok() {}
+}
+
+/// Why no more frames come.
+#[derive(Debug)]
+enum End {
+    /// The client closed its side, or the node is stopping.
+    Closed,
+    /// What came is no frame, or the connection broke.
+    Broken(FrameError),
+    /// A frame began and did not end in time.
+    Unfinished,
+}
+
+/// What one turn of a session has to work on.
+#[derive(Debug, Default)]
+struct Turn {
+    frames: Vec<Frame>,
+    answers: Vec<(u32, Answer)>,
+}
+
+/// Everything a session listens to.
+struct Reader {
+    frames: Frames,
+    answers: Receiver<(u32, Answer)>,
+    draining: Pin<Box<dyn Future<Output = ()> + Send>>,
+    timer: Option<Timer>,
+    /// Once set, no more frames are read.
+    end: Option<End>,
+    /// How often an unfinished frame is looked for.
+    frame_check: Duration,
+}
+
+/// The one timer of a session: the next deadline of a request, or the next look for an unfinished
+/// frame.
+struct Timer {
+    at: Ticks,
+    sleep: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Reader {
+    /// Waits for anything to do, and takes all there is of it, within the bounds of one turn.
+    async fn turn(&mut self) -> Turn {
+        let mut turn = Turn::default();
+        poll_fn(|cx| self.poll(cx, &mut turn)).await;
+        turn
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Poll<()> {
+        while turn.answers.len() < ANSWERS_PER_TURN {
+            let Poll::Ready(Some(answer)) = self.answers.poll_next_unpin(cx) else { break };
+            turn.answers.push(answer);
+        }
+        let had_ended = self.end.is_some();
+        if !had_ended {
+            self.poll_frames(cx, turn);
+        }
+        let has_ended = !had_ended && self.end.is_some();
+        let fired = match &mut self.timer {
+            Some(timer) => timer.sleep.as_mut().poll(cx).is_ready(),
+            None => false,
+        };
+        if fired {
+            self.timer = None;
+        }
+        let has_work = fired || has_ended || !turn.answers.is_empty() || !turn.frames.is_empty();
+        if has_work { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn poll_frames(&mut self, cx: &mut Context<'_>, turn: &mut Turn) {
+        let mut bytes = 0;
+        while turn.frames.len() < FRAMES_PER_TURN && bytes < BYTES_PER_TURN {
+            match self.frames.poll_next_unpin(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    bytes += frame.wire_bytes();
+                    turn.frames.push(frame);
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    self.end = Some(End::Broken(error));
+                    return;
+                }
+                Poll::Ready(None) => {
+                    self.end = Some(End::Closed);
+                    return;
+                }
+                Poll::Pending => break,
+            }
+        }
+        if self.draining.poll_unpin(cx).is_ready() {
+            self.end = Some(End::Closed);
+        }
+    }
+
+    /// Sets the timer, unless one is set that rings early enough.
+    fn ring_at(&mut self, at: Ticks, now: Ticks) {
+        if self.timer.as_ref().is_some_and(|timer| timer.at <= at) {
+            return;
+        }
+        let wait = Duration::from_millis((at.0.saturating_sub(now.0) + 1) * crate::types::TICK_MS);
+        self.timer = Some(Timer { at, sleep: Box::pin(task::sleep(wait)) });
+    }
+}
+
+/// Submits read together that will share a place in the proposal lane.
+#[derive(Debug, Default)]
+struct Submits {
+    jobs: Vec<(NewJob, ReplyTo)>,
+    bytes: usize,
+}
+
+/// The state of one client's connection.
+#[derive(Debug)]
+struct Session {
+    ctx: Arc<Ctx>,
+    flights: Flights,
+    submits: Submits,
+    /// Answers to write at the end of the turn.
+    out: Vec<Frame>,
+    /// Where answers are sent from elsewhere.
+    sender: Sender<(u32, Answer)>,
+}
+
+impl Session {
+    /// Goes turn by turn; returns why the connection had to be ended, if it was not by the client.
+    async fn run(mut self, mut reader: Reader) -> Option<String> {
+        let write_patience = self.ctx.config.patience.write;
+        let mut unfinished = Unfinished::default();
+        loop {
+            let now = (self.ctx.shared.clock)();
+            if reader.end.is_none() {
+                unfinished.look(&mut reader, now);
+            }
+            if let Some(deadline) = self.flights.deadline() {
+                reader.ring_at(deadline, now);
+            }
+            let turn = if reader.end.is_some() && self.flights.is_empty() {
+                Turn::default()
+            } else {
+                reader.turn().await
+            };
+            let is_full = turn.frames.len() == FRAMES_PER_TURN;
+            if !turn.frames.is_empty() {
+                unfinished = Unfinished::default();
+            }
+            self.work(turn);
+            let last_word = reader.end.as_ref().and_then(|end| self.last_word(end));
+            let is_over = last_word.is_some();
+            self.out.extend(last_word);
+            if !self.out.is_empty() {
+                let count = self.out.len();
+                let written =
+                    conn::write(&mut reader.frames, self.out.drain(..), write_patience).await;
+                if let Err(error) = written {
+                    if error.kind() == std::io::ErrorKind::TimedOut {
+                        self.ctx.metrics().readers_slow.raise();
+                    }
+                    return Some(format!("cannot write: {error}"));
+                }
+                self.ctx.metrics().frames_sent.add(u64::try_from(count).unwrap_or(u64::MAX));
+            }
+            match reader.end {
+                Some(end) if is_over || self.flights.is_empty() || is_gone(&end) => {
+                    conn::linger_frames(reader.frames, self.ctx.config.patience.linger).await;
+                    return if is_over { Some(format!("{end:?}")) } else { None };
+                }
+                Some(_) | None => {}
+            }
+            if is_full {
+                task::yield_now().await;
+            }
+        }
+    }
+
+    /// Works through one turn: answers first, then requests in the order in which they came.
+    fn work(&mut self, turn: Turn) {
+        for (number, answer) in turn.answers {
+            self.answered(number, answer);
+        }
+        if !turn.frames.is_empty() {
+            let arrived = (self.ctx.shared.clock)();
+            let view = self.ctx.shared.view.load();
+            let count = u64::try_from(turn.frames.len()).unwrap_or(u64::MAX);
+            self.ctx.metrics().frames_received.add(count);
+            for frame in turn.frames {
+                self.take(&frame, &view, arrived);
+            }
+            self.share_submits(arrived);
+        }
+        let now = (self.ctx.shared.clock)();
+        while let Some(corr) = self.flights.expire(now) {
+            self.refuse(corr, Refusal::deadline_exceeded());
+        }
+    }
+
+    /// What a client hears whose connection must end because of what it sent.
+    fn last_word(&self, end: &End) -> Option<Frame> {
+        let (message, counter) = match end {
+            End::Broken(error) if is_crowded(error) => {
+                self.ctx.metrics().connections_refused.raise();
+                return Some(Reject::new(Code::ResourceExhausted, error.to_string()).to_frame(0));
+            }
+            End::Closed | End::Broken(FrameError::Io(_) | FrameError::Truncated { .. }) => {
+                return None;
+            }
+            End::Broken(error @ (FrameError::TooLarge { .. } | FrameError::Checksum { .. })) => {
+                (error.to_string(), &self.ctx.metrics().frames_bad)
+            }
+            End::Unfinished => {
+                let patience = self.ctx.config.patience.frame;
+                (
+                    format!("a frame was not whole after {patience:?}"),
+                    &self.ctx.metrics().frames_bad,
+                )
+            }
+        };
+        counter.raise();
+        Some(Reject::new(Code::InvalidArgument, message).to_frame(0))
+    }
+
+    fn reply(&mut self, corr: u32, reply: &Reply) {
+        if let Reply::Refused(refusal) = reply {
+            self.ctx.metrics().refused(refusal.code);
+        }
+        self.out.push(reply.to_frame(corr));
+    }
+
+    fn refuse(&mut self, corr: u32, refusal: Refusal) {
+        self.reply(corr, &Reply::Refused(refusal));
+    }
+
+    /// Takes one frame: a request is answered here, or asked of the Raft thread.
+    fn take(&mut self, frame: &Frame, view: &View, arrived: Ticks) {
+        let request = match Request::from_frame(frame) {
+            Ok(request) => request,
+            Err(error) if error.is_skippable() => return,
+            Err(error) => return self.refuse(frame.corr, Refusal::from(error)),
+        };
+        self.ctx.metrics().requests.raise();
+        if request == Request::Ping {
+            return self.reply(frame.corr, &Reply::Pong);
+        }
+        self.ctx.metrics().submits.add(jobs_in(&request));
+        if let Err(refusal) = gate::admit(&request, view) {
+            return self.refuse(frame.corr, refusal);
+        }
+        let Some(hold) = self.hold(&request, frame.body.len()) else {
+            let message = "this node has as many bytes of submits in flight as it takes";
+            return self.refuse(frame.corr, gate::full(message));
+        };
+        let deadline =
+            Ticks(arrived.0 + ticks_in(self.ctx.config.patience.request + wait(&request)));
+        let Some(number) = self.flights.begin(frame.corr, deadline, hold) else {
+            let message = format!("{IN_FLIGHT_MAX} requests are in flight on this connection");
+            return self.refuse(frame.corr, gate::full(&message));
+        };
+        let reply = ReplyTo { session: self.sender.clone(), corr: number };
+        if let Request::SubmitJob(job) = request {
+            self.share(job, reply, frame.body.len(), arrived);
+        } else {
+            // Proposals of one connection stay in the order in which they came.
+            self.share_submits(arrived);
+            self.ask(Ask::Request { request, reply, arrived });
+        }
+    }
+
+    /// Counts the bytes of a submit until it is answered; other requests are small or bounded by lanes
+    /// of their own, and must pass when submits do not.
+    fn hold(&self, request: &Request, bytes: usize) -> Option<Hold> {
+        let counted = if jobs_in(request) > 0 { bytes } else { 0 };
+        self.ctx.bytes_in_flight.hold(counted)
+    }
+
+    /// Puts a submit with those read just before it, unless they are enough.
+    fn share(&mut self, job: NewJob, reply: ReplyTo, bytes: usize, arrived: Ticks) {
+        let is_full = self.submits.jobs.len() >= SUBMITS_SHARED_MAX
+            || self.submits.bytes + bytes > SUBMITS_SHARED_BYTES_MAX;
+        if is_full {
+            self.share_submits(arrived);
+        }
+        self.submits.jobs.push((job, reply));
+        self.submits.bytes += bytes;
+    }
+
+    fn share_submits(&mut self, arrived: Ticks) {
+        let Submits { jobs, .. } = std::mem::take(&mut self.submits);
+        if !jobs.is_empty() {
+            self.ctx.metrics().submits_shared.raise();
+            self.ask(Ask::Submits { jobs, arrived });
+        }
+    }
+
+    /// Asks the Raft thread, or refuses at once what it has no room for.
+    fn ask(&mut self, ask: Ask) {
+        let (ask, refusal) = match self.ctx.shared.inbox.ask(ask) {
+            Ok(()) => return,
+            Err(NotTaken::Full(ask)) => {
+                (ask, gate::full("the queue into the Raft thread is full; wait a moment"))
+            }
+            Err(NotTaken::Stopped(ask)) => (ask, gate::stopping()),
+        };
+        let waiters: Vec<ReplyTo> = match ask {
+            Ask::Request { reply, .. } | Ask::Look { reply } => vec![reply],
+            Ask::Submits { jobs, .. } => jobs.into_iter().map(|(_, reply)| reply).collect(),
+            Ask::LocalWorker { .. } => Vec::new(),
+        };
+        for waiter in waiters {
+            if let Some(corr) = self.flights.end(waiter.corr) {
+                self.refuse(corr, refusal.clone());
+            }
+        }
+    }
+
+    /// Passes an answer on, unless its request was given up already.
+    fn answered(&mut self, number: u32, answer: Answer) {
+        let reply = match answer {
+            Answer::Reply(reply) => reply,
+            Answer::Image { machine, request } => {
+                if self.flights.has(number) {
+                    self.read_image(number, machine, request);
+                }
+                return;
+            }
+            Answer::Look(_) => {
+                Reply::Refused(Refusal::internal("the Raft thread answered another question"))
+            }
+        };
+        match self.flights.end(number) {
+            Some(corr) => self.reply(corr, &reply),
+            None => self.ctx.metrics().answers_late.raise(),
+        }
+    }
+
+    /// Makes an answer from an image of the queue, on a thread that may take its time. The image is
+    /// dropped there as well, for that may take as long.
+    fn read_image(&mut self, number: u32, machine: Box<Machine>, request: Request) {
+        let Some(place) = self.ctx.images.queue() else {
+            if let Some(corr) = self.flights.end(number) {
+                self.refuse(corr, gate::full("this node reads as many lists as it can"));
+            }
+            return;
+        };
+        let reply = ReplyTo { session: self.sender.clone(), corr: number };
+        let ctx = Arc::clone(&self.ctx);
+        task::spawn(async move {
+            let working = ctx.images.work(place).await;
+            let answer = spawn_blocking(move || reading::answer(&machine, &request)).await;
+            drop(working);
+            reply.answer(answer.into());
+        });
+    }
+}
+
+/// Nobody is left to answer.
+fn is_gone(end: &End) -> bool {
+    matches!(end, End::Broken(FrameError::Io(_)))
+}
+
+fn jobs_in(request: &Request) -> u64 {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "only these two carry jobs")]
+    match request {
+        Request::SubmitJob(_) => 1,
+        Request::SubmitBatch(jobs) => u64::try_from(jobs.len()).unwrap_or(u64::MAX),
+        _ => 0,
+    }
+}
+
+/// How long a request may wait by its own wish.
+fn wait(request: &Request) -> Duration {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "only these two wait")]
+    match request {
+        Request::Reserve { wait_ms, .. } | Request::WaitJobs { wait_ms, .. } => {
+            Duration::from_millis(*wait_ms)
+        }
+        _ => Duration::ZERO,
+    }
+}
+
+/// Looks for a frame that began and does not end: twice in a row bytes without a frame, with no frame
+/// in between. So a frame has between one and one and a half times the patience for it.
+#[derive(Debug, Default)]
+struct Unfinished {
+    seen: u32,
+    next_look: Option<Ticks>,
+}
+
+/// Looks at an unfinished frame before its connection is ended.
+const LOOKS: u32 = 3;
+
+impl Unfinished {
+    fn look(&mut self, reader: &mut Reader, now: Ticks) {
+        if reader.frames.read_buffer().is_empty() {
+            *self = Self::default();
+        } else if self.next_look.is_some_and(|at| now >= at) {
+            self.seen += 1;
+            self.next_look = None;
+        }
+        if self.seen >= LOOKS {
+            reader.end = Some(End::Unfinished);
+            return;
+        }
+        let at = self.next_look.unwrap_or(Ticks(now.0 + ticks_in(reader.frame_check).max(1)));
+        self.next_look = Some(at);
+        reader.ring_at(at, now);
+    }
+}

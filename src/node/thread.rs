@@ -1,0 +1,289 @@
+//! The Raft thread: it empties the lanes, takes a turn, and carries out what the turn asks for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_std::channel;
+use crossbeam_channel::{Receiver, Sender, never, select, tick};
+
+use crate::jobs::machine::Machine;
+use crate::net::inbox::{Ask, Outlets, PeerEvent, ReplyTo};
+use crate::net::metrics::Metrics;
+use crate::net::server::Net;
+use crate::net::shared::Shared;
+use crate::node::clock;
+use crate::raft::core::{LogGone, SendError};
+use crate::raft::effects::Offer;
+use crate::replica::core::Replica;
+use crate::replica::input::{Input, Output, Turn};
+use crate::replica::view::Notice;
+use crate::storage::threads::{Event, Storage};
+use crate::types::{Incarnation, NodeId, TICK_MS, WorkerId};
+
+/// Peer messages taken in one turn, at most; the rest waits for the next one.
+const PEER_MESSAGES_PER_TURN: usize = 512;
+
+/// Asks of one lane taken in one turn, at most.
+const ASKS_PER_TURN: usize = 256;
+
+/// Images waiting to be dropped elsewhere, at most; past it one is dropped here, slowly.
+const DISCARDS_MAX: usize = 64;
+
+/// What the process tells its Raft thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Control {
+    /// Take no new work, hand leadership over.
+    Stop,
+    /// End.
+    Quit,
+}
+
+/// Everything the Raft thread owns.
+pub(super) struct RaftThread {
+    /// The replica it turns.
+    pub(super) replica: Replica<ReplyTo>,
+    /// The disk.
+    pub(super) storage: Storage,
+    /// What the disk has done.
+    pub(super) storage_events: Receiver<Event>,
+    /// The sessions' lanes.
+    pub(super) outlets: Outlets,
+    /// The links to the peers.
+    pub(super) net: Arc<Net>,
+    /// What the sessions read.
+    pub(super) shared: Arc<Shared>,
+    /// The process.
+    pub(super) control: Receiver<Control>,
+    /// The built-in worker.
+    pub(super) notices: Option<channel::Sender<Notice>>,
+}
+
+/// State of the loop beside what it was given.
+struct Loop {
+    inputs: Vec<Input<ReplyTo>>,
+    verdicts: BTreeMap<NodeId, channel::Sender<Offer>>,
+    local: Option<(WorkerId, Incarnation)>,
+    /// A notice did not fit: the worker is told all it holds again.
+    resync: bool,
+    discard: Sender<Machine>,
+    stop: Option<Control>,
+    failed: Option<String>,
+}
+
+impl RaftThread {
+    /// Runs until it is told to quit, or until the disk fails.
+    ///
+    /// # Errors
+    /// The last word: what failed. The node must end; it has lost its word.
+    pub(super) fn run(mut self) -> Result<(), String> {
+        let ticker = tick(Duration::from_millis(TICK_MS));
+        let closed = never();
+        let (discard, discarded) = crossbeam_channel::bounded::<Machine>(DISCARDS_MAX);
+        std::thread::Builder::new()
+            .name("discard".into())
+            .spawn(move || discarded.iter().for_each(drop))
+            .map_err(|error| format!("cannot start a thread: {error}"))?;
+        let mut state = Loop {
+            inputs: Vec::new(),
+            verdicts: BTreeMap::new(),
+            local: None,
+            resync: false,
+            discard,
+            stop: None,
+            failed: None,
+        };
+        loop {
+            let takes = self.replica.takes_proposals();
+            let proposals = if takes { &self.outlets.proposals } else { &closed };
+            select! {
+                recv(self.storage_events) -> event => state.storage(event.ok()),
+                recv(self.outlets.events) -> event => state.peer(event.ok()),
+                recv(self.outlets.peers) -> event => state.peer(event.ok()),
+                recv(self.outlets.reports) -> ask => state.ask(ask.ok()),
+                recv(self.outlets.reads) -> ask => state.ask(ask.ok()),
+                recv(proposals) -> ask => state.ask(ask.ok()),
+                recv(self.control) -> control => state.stop = control.ok(),
+                recv(ticker) -> _ => {}
+            }
+            self.drain(&mut state, takes);
+            if let Some(what) = state.failed {
+                return Err(what);
+            }
+            match state.stop.take() {
+                Some(Control::Quit) => return Ok(()),
+                Some(Control::Stop) => state.inputs.push(Input::Stop),
+                None => {}
+            }
+            self.turns(&mut state);
+        }
+    }
+
+    /// Empties the lanes, in the order of their weight, each up to its bound.
+    fn drain(&self, state: &mut Loop, takes_proposals: bool) {
+        self.storage_events.try_iter().for_each(|event| state.storage(Some(event)));
+        self.outlets.events.try_iter().for_each(|event| state.peer(Some(event)));
+        let peers = self.outlets.peers.try_iter().take(PEER_MESSAGES_PER_TURN);
+        peers.for_each(|event| state.peer(Some(event)));
+        let reports = self.outlets.reports.try_iter().take(ASKS_PER_TURN);
+        reports.for_each(|ask| state.ask(Some(ask)));
+        self.outlets.reads.try_iter().take(ASKS_PER_TURN).for_each(|ask| state.ask(Some(ask)));
+        if takes_proposals {
+            let proposals = self.outlets.proposals.try_iter().take(ASKS_PER_TURN);
+            proposals.for_each(|ask| state.ask(Some(ask)));
+        }
+        if state.resync
+            && let Some((worker, incarnation)) = state.local.clone()
+            && self.notices.as_ref().is_some_and(channel::Sender::is_empty)
+        {
+            state.resync = false;
+            state.inputs.push(Input::LocalWorker { worker, incarnation });
+        }
+    }
+
+    /// Takes a turn, and further ones while the replica has more to do without new input.
+    fn turns(&mut self, state: &mut Loop) {
+        loop {
+            let began = clock::monotonic();
+            let turn = Turn { now: clock::ticks(), wall: clock::wall() };
+            let inputs = std::mem::take(&mut state.inputs);
+            let output = self.replica.turn(turn, inputs);
+            let again = output.again;
+            self.carry_out(state, output);
+            self.shared.metrics.turn(clock::monotonic().saturating_sub(began), turn.now);
+            if !again {
+                break;
+            }
+            // What the disk and the peers say in the meantime comes in between.
+            self.drain(state, false);
+            if state.failed.is_some() {
+                break;
+            }
+        }
+        self.publish_metrics(&self.shared.metrics);
+    }
+
+    fn carry_out(&self, state: &mut Loop, output: Output<ReplyTo>) {
+        if let Some(batch) = output.persist {
+            self.storage.persist(batch);
+        }
+        for (to, message) in output.send {
+            if !self.net.send(to, message) {
+                log::trace!("a message to node {to} was dropped: its link is full or down");
+            }
+        }
+        if let Some(view) = output.view {
+            self.shared.view.set(view);
+        }
+        for read in output.read_log {
+            self.storage.read_log(read);
+        }
+        if let Some((meta, machine)) = output.write_snapshot {
+            let source = move |each: &mut dyn FnMut(&[u8]) -> bool| {
+                // The image is dropped here, with the closure: on the thread that writes it.
+                machine.records().take_while(|record| each(record)).for_each(drop);
+            };
+            self.storage.write_snapshot(meta, Box::new(source));
+        }
+        if let Some(index) = output.release {
+            self.storage.release(index);
+        }
+        for id in output.abort_snapshots {
+            self.net.abort_snapshot(id);
+        }
+        for send in output.send_snapshot {
+            self.net.send_snapshot(send.to, send.term, send.index_min);
+        }
+        for (from, offer) in output.offers {
+            if let Some(verdict) = state.verdicts.remove(&from)
+                && verdict.try_send(offer).is_err()
+            {
+                log::debug!("the offer of node {from} is gone already");
+            }
+        }
+        for notice in output.notices {
+            if let Some(notices) = &self.notices
+                && notices.try_send(notice).is_err()
+            {
+                state.resync = true;
+            }
+        }
+        for (reply, answer) in output.answers {
+            reply.answer(answer);
+        }
+        for machine in output.discard {
+            if state.discard.try_send(machine).is_err() {
+                log::debug!("an image was dropped on the Raft thread: too many wait");
+            }
+        }
+    }
+
+    fn publish_metrics(&self, metrics: &Metrics) {
+        metrics.observe(self.replica.raft(), self.replica.machine());
+        metrics.log_disk_bytes.set(self.storage.log_bytes());
+    }
+}
+
+impl Loop {
+    fn storage(&mut self, event: Option<Event>) {
+        let input = match event {
+            None => {
+                self.failed = Some("the storage thread has ended".into());
+                return;
+            }
+            Some(Event::Failed { what }) => {
+                self.failed = Some(what);
+                return;
+            }
+            Some(Event::Persisted { seq }) => Input::Persisted { seq },
+            Some(Event::LogRead { token, result }) => {
+                let result = result.map_err(|gone| LogGone { first_index: gone.first_index });
+                Input::LogRead { token, result }
+            }
+            Some(Event::Released { first_index }) => Input::Released { first_index },
+            Some(Event::SnapshotWritten { meta, bytes }) => Input::SnapshotWritten { meta, bytes },
+        };
+        self.inputs.push(input);
+    }
+
+    fn peer(&mut self, event: Option<PeerEvent>) {
+        let Some(event) = event else { return };
+        let input = match event {
+            PeerEvent::Message { from, dir, message } => Input::Peer { from, dir, message },
+            PeerEvent::Lost(id) => Input::PeerLost(id),
+            PeerEvent::Offered { from, dir, term, meta, verdict } => {
+                self.verdicts.insert(from, verdict);
+                Input::SnapshotOffered { from, dir, term, meta }
+            }
+            PeerEvent::Received { from, meta, machine } => {
+                Input::SnapshotReceived { from, meta, machine }
+            }
+            PeerEvent::Sent { to, outcome } => {
+                let outcome = outcome.map_err(|why| {
+                    if let Some(why) = why {
+                        log::warn!("the snapshot for node {to} did not arrive: {why}");
+                    }
+                    SendError
+                });
+                Input::SnapshotSent { to, outcome }
+            }
+        };
+        self.inputs.push(input);
+    }
+
+    fn ask(&mut self, ask: Option<Ask>) {
+        let Some(ask) = ask else { return };
+        let input = match ask {
+            Ask::Request { request, reply, arrived } => {
+                Input::Request { request, waiter: reply, arrived }
+            }
+            Ask::Submits { jobs, arrived } => Input::Submits { jobs, arrived },
+            Ask::LocalWorker { worker, incarnation } => {
+                self.local = Some((worker.clone(), incarnation));
+                Input::LocalWorker { worker, incarnation }
+            }
+            Ask::Look { reply } => Input::Look { waiter: reply },
+        };
+        self.inputs.push(input);
+    }
+}

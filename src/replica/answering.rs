@@ -1,0 +1,336 @@
+//! Answers on their way out: what an entry came to, in the words of the wire.
+
+use crate::jobs::command::{CancelOutcome, Outcome, RegisterOutcome, SubmitOutcome, UpdateOutcome};
+use crate::jobs::job::{JobView, Status};
+use crate::jobs::registry::WorkerState;
+use crate::raft::core::{ProposeError, Role};
+use crate::replica::core::Replica;
+use crate::replica::reads::{Parked, Read};
+use crate::replica::view::Answer;
+use crate::replica::waiters::{Wait, submitted};
+use crate::types::{Incarnation, JobId, WorkerId};
+use crate::wire::message::{Code, Refusal, Reply, Submitted};
+
+/// What a client waits at least before it tries a full queue again, in ms.
+const RETRY_AFTER_MS: u64 = 50;
+
+impl<W> Replica<W> {
+    /// Answers.
+    pub(super) fn answer(&mut self, waiter: W, reply: Reply) {
+        self.out.answers.push((waiter, Answer::Reply(reply)));
+    }
+
+    /// Refuses.
+    pub(super) fn refuse(&mut self, waiter: W, refusal: Refusal) {
+        self.answer(waiter, Reply::Refused(refusal));
+    }
+
+    /// Says who leads instead, or that nobody does.
+    pub(super) fn not_leader(&self) -> Refusal {
+        match self.leader_hint() {
+            Some(hint) if hint.id != self.config.raft.id => Refusal::not_leader(hint),
+            Some(_) | None => {
+                Refusal::unavailable("no leader is known here; ask again in a moment")
+            }
+        }
+    }
+
+    /// Says why consensus did not take a proposal.
+    pub(super) fn not_proposed(&self, error: &ProposeError) -> Refusal {
+        match error {
+            ProposeError::NotLeader => self.not_leader(),
+            ProposeError::Overfull => Refusal::exhausted(
+                "too much is accepted and not yet committed; ask again later",
+                RETRY_AFTER_MS,
+            ),
+            ProposeError::Transferring => {
+                Refusal::unavailable("leadership is being handed over; ask again in a moment")
+            }
+        }
+    }
+
+    /// Says that a job is not here.
+    pub(super) fn no_such_job(&self, id: JobId) -> Refusal {
+        let text = if self.machine.is_known(id) {
+            format!("job {id} has ended and was forgotten")
+        } else {
+            format!("no job {id}")
+        };
+        Refusal::not_found(text)
+    }
+
+    /// Answers those who waited for an entry with what it came to.
+    ///
+    /// # Panics
+    /// If the outcome is not of the kind that was proposed: the machine contradicts the log.
+    pub(super) fn answer_outcome(&mut self, waits: Vec<Wait<W>>, outcome: &Outcome) {
+        match outcome {
+            Outcome::Submitted(results) => self.answer_submitted(waits, results),
+            Outcome::Updated(results) => self.answer_updated(waits, results),
+            Outcome::Registered(result) => {
+                for wait in waits {
+                    let Wait::Register { waiter, worker, incarnation } = wait else {
+                        panic!("a registration answers no other wait")
+                    };
+                    self.answer_registered(waiter, &worker, incarnation, *result);
+                }
+            }
+            Outcome::Cancelled(results) => {
+                for wait in waits {
+                    let replies = results.iter().map(cancelled).collect();
+                    self.answer(wait.into_waiter(), Reply::Cancelled(replies));
+                }
+            }
+            Outcome::Released(count) => {
+                let count = u32::try_from(*count).unwrap_or(u32::MAX);
+                for wait in waits {
+                    self.answer(wait.into_waiter(), Reply::Released { count });
+                }
+            }
+            Outcome::Assigned(_) | Outcome::Lost(_) | Outcome::LimitsSet => {
+                assert!(waits.is_empty(), "nobody waits for the leader's own commands");
+            }
+        }
+    }
+
+    fn answer_submitted(&mut self, waits: Vec<Wait<W>>, results: &[SubmitOutcome]) {
+        let mut results = results.iter();
+        let mut next = || results.next().expect("an entry decides each job that was put into it");
+        let mut answers = Vec::with_capacity(waits.len());
+        for wait in waits {
+            match wait {
+                Wait::Submit { waiter, id } => {
+                    let reply = match submit_result(id, next()) {
+                        Ok(submitted) => Reply::Submitted(submitted),
+                        Err(refusal) => Reply::Refused(refusal),
+                    };
+                    answers.push((waiter, reply));
+                }
+                Wait::SubmitBatch { waiter, ids, refused } => {
+                    let results = ids.into_iter().zip(refused).map(|(id, refused)| match refused {
+                        Some(refusal) => Err(refusal),
+                        None => submit_result(id, next()),
+                    });
+                    let results = results.collect();
+                    answers.push((waiter, Reply::SubmittedBatch(results)));
+                }
+                Wait::Update { .. }
+                | Wait::Register { .. }
+                | Wait::Cancel { .. }
+                | Wait::Release { .. } => panic!("a submit answers no other wait"),
+            }
+        }
+        for (waiter, reply) in answers {
+            self.answer(waiter, reply);
+        }
+    }
+
+    fn answer_updated(&mut self, waits: Vec<Wait<W>>, results: &[UpdateOutcome]) {
+        let mut rest = results;
+        for wait in waits {
+            let Wait::Update { waiter, count } = wait else {
+                panic!("a report answers no other wait")
+            };
+            let Some((own, others)) = rest.split_at_checked(count) else {
+                panic!("{} results for {count} reports", rest.len())
+            };
+            rest = others;
+            self.answer(waiter, Reply::Updated(own.iter().map(updated).collect()));
+        }
+    }
+
+    fn answer_registered(
+        &mut self,
+        waiter: W,
+        worker: &WorkerId,
+        incarnation: Incarnation,
+        result: RegisterOutcome,
+    ) {
+        match result {
+            RegisterOutcome::Registered => {
+                if self.raft.role() == Role::Leader {
+                    self.liveness.hear(worker, incarnation, false, self.now);
+                }
+                self.answer(waiter, Reply::Registered);
+            }
+            RegisterOutcome::Exhausted => {
+                self.refuse(waiter, Refusal::exhausted("the registry of workers is full", 1000));
+            }
+            RegisterOutcome::Invalid => self.refuse(
+                waiter,
+                Refusal::invalid("a worker has 1 to 4096 slots and, for payloads, 1 to 64 queues"),
+            ),
+            RegisterOutcome::Superseded => self.refuse(
+                waiter,
+                Refusal::new(
+                    Code::FailedPrecondition,
+                    format!(
+                        "this start of {worker} was judged lost, or a later one has registered"
+                    ),
+                ),
+            ),
+        }
+    }
+
+    /// Acknowledges a heartbeat: this node led when it arrived.
+    pub(super) fn heartbeat(
+        &mut self,
+        waiter: W,
+        worker: &WorkerId,
+        incarnation: Incarnation,
+        draining: bool,
+    ) {
+        if self.raft.role() != Role::Leader {
+            let refusal = self.not_leader();
+            return self.refuse(waiter, refusal);
+        }
+        let current = self.machine.worker(worker).is_some_and(|known| {
+            known.incarnation == incarnation && known.state == WorkerState::Live
+        });
+        if !current {
+            let text = format!("{worker} was judged lost or has registered anew: register again");
+            return self.refuse(waiter, Refusal::new(Code::FailedPrecondition, text));
+        }
+        self.liveness.hear(worker, incarnation, draining, self.now);
+        let term = self.raft.term();
+        self.answer(waiter, Reply::HeartbeatAck { term });
+    }
+
+    /// Answers a wait with its jobs as they are.
+    pub(super) fn answer_waited(&mut self, waiter: W, ids: &[JobId]) {
+        let jobs: Vec<Result<JobView, Refusal>> = ids
+            .iter()
+            .map(|id| match self.machine.job(*id) {
+                // Bodies stay here: a thousand of them would fit no frame.
+                Some(job) => Ok(job.view(false)),
+                None => Err(self.no_such_job(*id)),
+            })
+            .collect();
+        self.answer(waiter, Reply::Waited(jobs));
+    }
+
+    /// Answers a long poll if there is something for it, else parks it again for a fresh while: its
+    /// session will have given up by then if its time is up before.
+    pub(super) fn answer_reserve_or_park(&mut self, waiter: W, parked: Parked) {
+        let deadline = crate::types::Ticks(self.now.0 + REPARK_TICKS);
+        self.reserve(waiter, parked, deadline);
+    }
+
+    /// A snapshot took the place of everything waited for: all waits are looked at afresh.
+    pub(super) fn park_again(&mut self) {
+        for (waiter, parked, deadline) in self.lot.take_all() {
+            match parked {
+                Parked::Jobs { ids, .. } => self.wait_jobs(waiter, ids, deadline),
+                worker @ Parked::Worker { .. } => self.reserve(waiter, worker, deadline),
+            }
+        }
+    }
+
+    /// Answers someone whose entry a snapshot covers, from the machine where it can tell.
+    pub(super) fn answer_cut(&mut self, wait: Wait<W>) {
+        match wait {
+            Wait::Submit { waiter, id } if self.machine.is_known(id) => {
+                self.answer(waiter, Reply::Submitted(submitted(id, true)));
+            }
+            Wait::SubmitBatch { waiter, ids, refused }
+                if ids
+                    .iter()
+                    .zip(&refused)
+                    .all(|(id, refused)| refused.is_some() || self.machine.is_known(*id)) =>
+            {
+                let results = ids
+                    .into_iter()
+                    .zip(refused)
+                    .map(|(id, refused)| refused.map_or(Ok(submitted(id, true)), Err))
+                    .collect();
+                self.answer(waiter, Reply::SubmittedBatch(results));
+            }
+            Wait::Submit { .. }
+            | Wait::SubmitBatch { .. }
+            | Wait::Update { .. }
+            | Wait::Register { .. }
+            | Wait::Cancel { .. }
+            | Wait::Release { .. } => {
+                self.refuse(wait.into_waiter(), Refusal::deadline_exceeded());
+            }
+        }
+    }
+
+    /// Answers everyone whose time is up: a proposal's outcome is unknown, a read's did no harm.
+    pub(super) fn expire(&mut self) {
+        for waiting in self.waiters.expired(self.now) {
+            for wait in waiting.waits {
+                self.refuse(wait.into_waiter(), Refusal::deadline_exceeded());
+            }
+        }
+        for read in self.rounds.expired(self.now) {
+            self.refuse_read(read);
+        }
+        for (waiter, parked) in self.lot.expired(self.now) {
+            match parked {
+                Parked::Jobs { ids, .. } => self.answer_waited(waiter, &ids),
+                Parked::Worker { .. } => self.answer(waiter, Reply::Reserved(Vec::new())),
+            }
+        }
+    }
+
+    /// Refuses a read that no leader confirmed.
+    pub(super) fn refuse_read(&mut self, read: Read<W>) {
+        match read {
+            Read::Client { waiter, .. } => {
+                let text = "no leader confirmed the read; ask again in a moment";
+                self.refuse(waiter, Refusal::unavailable(text));
+            }
+            Read::Heartbeat { waiter, .. } => {
+                let refusal = self.not_leader();
+                self.refuse(waiter, refusal);
+            }
+            Read::Ready => self.not_ready_yet(),
+        }
+    }
+}
+
+/// A long poll that met an assignment to another start of its worker waits so long more, in ticks.
+const REPARK_TICKS: u64 = 100;
+
+fn submit_result(id: JobId, outcome: &SubmitOutcome) -> Result<Submitted, Refusal> {
+    match outcome {
+        SubmitOutcome::Created => Ok(submitted(id, true)),
+        SubmitOutcome::Known => Ok(submitted(id, false)),
+        SubmitOutcome::AlreadyExists => Err(Refusal::new(
+            Code::AlreadyExists,
+            format!("job {id} exists with other content; a new job needs a new id"),
+        )),
+        SubmitOutcome::Exhausted => Err(Refusal::exhausted(
+            "the queue holds all the bytes it may; ask again when jobs have ended",
+            1000,
+        )),
+        SubmitOutcome::Invalid(fault) => Err(Refusal::invalid(fault.clone())),
+    }
+}
+
+fn updated(outcome: &UpdateOutcome) -> Result<(), Refusal> {
+    match outcome {
+        UpdateOutcome::Applied => Ok(()),
+        UpdateOutcome::StaleFence { status, fence, worker } => {
+            let by = worker.as_ref().map_or(String::new(), |worker| format!(" by {worker}"));
+            let under = fence.map_or(String::new(), |fence| format!(" under fence {fence}"));
+            Err(Refusal::stale_fence(format!(
+                "the attempt was taken away: the job is {}{by}{under}",
+                status.as_str()
+            )))
+        }
+        UpdateOutcome::NotFound => Err(Refusal::not_found("no such job (any more)")),
+    }
+}
+
+fn cancelled(outcome: &CancelOutcome) -> Result<Status, Refusal> {
+    match outcome {
+        CancelOutcome::Cancelled => Ok(Status::Cancelled),
+        CancelOutcome::Ended(status) => Err(Refusal::new(
+            Code::FailedPrecondition,
+            format!("it had {} already", status.as_str()),
+        )),
+        CancelOutcome::NotFound => Err(Refusal::not_found("no such job (any more)")),
+    }
+}

@@ -1,0 +1,138 @@
+//! Which workers live, in the leader's memory only: the verdict alone goes through the log.
+
+use std::collections::BTreeMap;
+
+use crate::jobs::machine::Machine;
+use crate::jobs::registry::WorkerState;
+use crate::types::{Incarnation, Ticks, WorkerId};
+
+/// A worker unheard for so long is lost, in ticks: 3 s.
+pub const LOST_TICKS: u64 = 300;
+
+/// A leader that stood still for so long gives every worker a fresh window, in ticks: what was sent
+/// meanwhile still waits in its sockets (etcd issue 15247).
+pub const STOOD_STILL_TICKS: u64 = 50;
+
+/// A verdict that was proposed and not applied is proposed again after so long, in ticks.
+const VERDICT_AGAIN_TICKS: u64 = 100;
+
+/// One worker as the leader hears it.
+#[derive(Debug)]
+struct Heard {
+    incarnation: Incarnation,
+    /// The last heartbeat or registration, or the start of the window a new leader gives.
+    at: Ticks,
+    /// It has spoken to this leader, so it may be given jobs.
+    spoke: bool,
+    /// It takes no new jobs.
+    draining: bool,
+    /// When its loss was proposed last.
+    judged: Option<Ticks>,
+}
+
+/// The leader's ear for workers. Bounded by the registry, which is.
+#[derive(Debug, Default)]
+pub struct Liveness {
+    heard: BTreeMap<WorkerId, Heard>,
+}
+
+impl Liveness {
+    /// Forgets everything: leadership was lost.
+    pub fn clear(&mut self) {
+        self.heard.clear();
+    }
+
+    /// Gives every registered worker one window from now: leadership was won, or the leader itself
+    /// stood still. A worker is given no job before it has spoken to this leader.
+    pub fn fresh_window(&mut self, machine: &Machine, now: Ticks) {
+        for worker in machine.workers() {
+            if worker.state != WorkerState::Live {
+                continue;
+            }
+            let heard = self.heard.entry(worker.id.clone()).or_insert(Heard {
+                incarnation: worker.incarnation,
+                at: now,
+                spoke: false,
+                draining: false,
+                judged: None,
+            });
+            heard.at = now;
+        }
+    }
+
+    /// Notes a sign of life.
+    pub fn hear(
+        &mut self,
+        worker: &WorkerId,
+        incarnation: Incarnation,
+        draining: bool,
+        now: Ticks,
+    ) {
+        match self.heard.get_mut(worker) {
+            Some(heard) if heard.incarnation == incarnation => {
+                heard.at = now;
+                heard.spoke = true;
+                heard.draining = draining;
+                heard.judged = None;
+            }
+            Some(_) | None => {
+                let heard = Heard { incarnation, at: now, spoke: true, draining, judged: None };
+                self.heard.insert(worker.clone(), heard);
+            }
+        }
+    }
+
+    /// Tells whether this start of a worker may be given jobs.
+    #[must_use]
+    pub fn takes_jobs(&self, worker: &WorkerId, incarnation: Incarnation, now: Ticks) -> bool {
+        self.heard.get(worker).is_some_and(|heard| {
+            heard.incarnation == incarnation
+                && heard.spoke
+                && !heard.draining
+                && now.0.saturating_sub(heard.at.0) < LOST_TICKS
+        })
+    }
+
+    /// Returns the workers to judge lost, at most `max`, and notes that they are being judged.
+    pub fn lost(
+        &mut self,
+        machine: &Machine,
+        now: Ticks,
+        max: usize,
+    ) -> Vec<(WorkerId, Incarnation)> {
+        let mut lost = Vec::new();
+        let mut unknown = Vec::new();
+        for worker in machine.workers().filter(|worker| worker.state == WorkerState::Live) {
+            if lost.len() == max {
+                break;
+            }
+            let Some(heard) = self.heard.get_mut(&worker.id) else {
+                unknown.push((worker.id.clone(), worker.incarnation));
+                continue;
+            };
+            if heard.incarnation != worker.incarnation {
+                unknown.push((worker.id.clone(), worker.incarnation));
+                continue;
+            }
+            let waits = |since: Ticks, ticks: u64| now.0.saturating_sub(since.0) < ticks;
+            let judged = heard.judged.is_some_and(|at| waits(at, VERDICT_AGAIN_TICKS));
+            if !waits(heard.at, LOST_TICKS) && !judged {
+                heard.judged = Some(now);
+                lost.push((worker.id.clone(), worker.incarnation));
+            }
+        }
+        // Applied here, but not yet heard of: its window begins now.
+        for (id, incarnation) in unknown {
+            let heard = Heard { incarnation, at: now, spoke: false, draining: false, judged: None };
+            self.heard.insert(id, heard);
+        }
+        lost
+    }
+
+    /// Forgets those that the registry no longer has as living.
+    pub fn prune(&mut self, machine: &Machine) {
+        self.heard.retain(|id, _| {
+            machine.worker(id).is_some_and(|worker| worker.state == WorkerState::Live)
+        });
+    }
+}

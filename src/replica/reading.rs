@@ -1,0 +1,132 @@
+//! Answers made from an image of the queue, outside the Raft thread, and lines of the log for people.
+
+use crate::jobs::codec;
+use crate::jobs::command::Command;
+use crate::jobs::list::Filter as JobFilter;
+use crate::jobs::machine::Machine;
+use crate::jobs::registry::Worker;
+use crate::raft::configuration;
+use crate::raft::message::{Entry, EntryKind};
+use crate::types::Millis;
+use crate::wire::message::{Code, Refusal};
+use crate::wire::message::{Filter, LIST_JOBS_MAX, LogLine, Reply, Request, WorkerView};
+
+/// Jobs in a page when the request names no limit.
+const LIST_JOBS_DEFAULT: usize = 100;
+
+/// Answers a request that needs nothing but an image.
+#[must_use]
+pub fn answer(machine: &Machine, request: &Request) -> Reply {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "only these two are sent with an image")]
+    match request {
+        Request::ListJobs(filter) => {
+            let (jobs, more) = machine.list(&job_filter(filter));
+            Reply::Jobs { jobs, more }
+        }
+        Request::ListWorkers => {
+            Reply::Workers(machine.workers().map(|worker| worker_view(worker)).collect())
+        }
+        _ => Reply::Refused(Refusal::new(Code::Internal, "no image answers this request")),
+    }
+}
+
+/// Turns the filter of the wire into that of the machine, its limit within bounds.
+#[must_use]
+pub fn job_filter(filter: &Filter) -> JobFilter {
+    let asked = usize::try_from(filter.limit).unwrap_or(LIST_JOBS_MAX);
+    JobFilter {
+        status: filter.status,
+        queue: filter.queue.clone(),
+        worker: filter.worker.clone(),
+        after: filter.after,
+        limit: if asked == 0 { LIST_JOBS_DEFAULT } else { asked.min(LIST_JOBS_MAX) },
+    }
+}
+
+/// Shows a worker of the registry.
+#[must_use]
+pub fn worker_view(worker: &Worker) -> WorkerView {
+    WorkerView {
+        id: worker.id.clone(),
+        incarnation: worker.incarnation,
+        serves: worker.serves.clone(),
+        slots: worker.slots,
+        running: u32::try_from(worker.running.len()).unwrap_or(u32::MAX),
+        state: worker.state.as_str().into(),
+        registered_ms: worker.registered_ms,
+    }
+}
+
+/// Describes an entry of the log in one line.
+#[must_use]
+pub fn log_line(entry: &Entry) -> LogLine {
+    let (kind, now_ms, summary) = match entry.kind {
+        EntryKind::Noop => ("noop", Millis(0), "the first entry of a term".into()),
+        EntryKind::Configuration => {
+            let summary = match configuration::decode(&entry.data) {
+                Ok(known) => {
+                    let directories = known.voters.iter().filter(|voter| voter.dir.is_some());
+                    format!(
+                        "{} voters, {} directories known",
+                        known.voters.len(),
+                        directories.count()
+                    )
+                }
+                Err(error) => error.to_string(),
+            };
+            ("configuration", Millis(0), summary)
+        }
+        EntryKind::Command => match codec::decode(&entry.data) {
+            Ok(stamped) => {
+                let (kind, summary) = describe(&stamped.command);
+                (kind, stamped.now, summary)
+            }
+            Err(error) => ("unreadable", Millis(0), error.to_string()),
+        },
+    };
+    LogLine {
+        index: entry.index,
+        term: entry.term,
+        kind: kind.into(),
+        bytes: entry.data.len() as u64,
+        now_ms,
+        summary,
+    }
+}
+
+fn describe(command: &Command) -> (&'static str, String) {
+    let first = |id: Option<String>, count: usize| match (id, count) {
+        (Some(id), 1) => id,
+        (Some(id), count) => format!("{id} and {} more", count - 1),
+        (None, _) => "nothing".into(),
+    };
+    match command {
+        Command::SubmitJob(jobs) => {
+            ("SubmitJob", first(jobs.first().map(|job| job.id.to_string()), jobs.len()))
+        }
+        Command::AssignJob(pairs) => {
+            let one = pairs.first().map(|pair| format!("{} to {}", pair.job, pair.worker));
+            ("AssignJob", first(one, pairs.len()))
+        }
+        Command::RegisterWorker(registration) => {
+            ("RegisterWorker", format!("{} with {} slots", registration.worker, registration.slots))
+        }
+        Command::UpdateJobStatus(update) => ("UpdateJobStatus", update.job.to_string()),
+        Command::BatchUpdateJobStatus(updates) => (
+            "BatchUpdateJobStatus",
+            first(updates.first().map(|update| update.job.to_string()), updates.len()),
+        ),
+        Command::CancelJob(ids) => {
+            ("CancelJob", first(ids.first().map(ToString::to_string), ids.len()))
+        }
+        Command::ReleaseJob(release) => {
+            ("ReleaseJob", format!("{} of {}", release.jobs.len(), release.worker))
+        }
+        Command::WorkerLost(workers) => {
+            ("WorkerLost", first(workers.first().map(|(id, _)| id.to_string()), workers.len()))
+        }
+        Command::SetLimits(limits) => {
+            ("SetLimits", format!("{} finished jobs kept", limits.finished_count_max))
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! A world in one thread: whole replicas on a virtual network, disk and clock, with virtual clients
+//! and workers, checked while it runs. The same seed gives the same history.
+//!
+//! - `world`: the nodes, what is on its way between them, and what goes wrong;
+//! - `event`: what can happen, and in which order;
+//! - `disk`: what a node has written, and what of it survives a crash;
+//! - `actors`: clients that submit and workers that run jobs;
+//! - `checks`: what must hold at every step and at the end.
+
+pub mod actors;
+pub mod checks;
+pub mod disk;
+mod event;
+pub mod world;

@@ -1,0 +1,341 @@
+//! A disk in memory that forgets what was not synced, and that can fail or be cut off at any call.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::storage::disk::{Disk, DiskFile};
+
+/// What a disk writes whole or not at all.
+const SECTOR_BYTES: usize = 512;
+
+/// What goes wrong at a chosen call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The power fails: the call does half of its work, and nothing works any more.
+    Cut,
+    /// This and every later call that changes something fails with an I/O error.
+    Io,
+    /// This and every later write fails for want of space.
+    Full,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Content {
+    durable: Vec<u8>,
+    now: Vec<u8>,
+    /// Sectors that the next sync writes. One that fails forgets them all the same, as Linux does: a
+    /// second sync succeeds and writes nothing.
+    dirty: BTreeSet<usize>,
+}
+
+impl Content {
+    fn write(&mut self, bytes: &[u8], offset: u64) {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let end = start.saturating_add(bytes.len());
+        if self.now.len() < end {
+            self.now.resize(end, 0);
+        }
+        if let Some(place) = self.now.get_mut(start..end) {
+            place.copy_from_slice(bytes);
+        }
+        self.dirty.extend(start / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES));
+    }
+
+    fn sync(&mut self) {
+        self.durable.resize(self.now.len(), 0);
+        for sector in std::mem::take(&mut self.dirty) {
+            let at = sector * SECTOR_BYTES;
+            let into = self.durable.iter_mut().skip(at).take(SECTOR_BYTES);
+            into.zip(self.now.iter().skip(at)).for_each(|(into, from)| *into = *from);
+        }
+    }
+
+    /// A content of which all is durable.
+    fn of(bytes: Vec<u8>) -> Self {
+        Self { durable: bytes.clone(), now: bytes, dirty: BTreeSet::new() }
+    }
+
+    /// Mixes the durable sectors with those that were written since; the length is either one's.
+    fn torn(&self, dice: &mut fastrand::Rng) -> Vec<u8> {
+        let length = if dice.bool() { self.now.len() } else { self.durable.len() };
+        let mut torn = vec![0; length];
+        for (sector, into) in torn.chunks_mut(SECTOR_BYTES).enumerate() {
+            let side = if dice.bool() { &self.now } else { &self.durable };
+            let from = side.get(sector * SECTOR_BYTES..).unwrap_or_default();
+            into.iter_mut().zip(from).for_each(|(into, from)| *into = *from);
+        }
+        torn
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    contents: BTreeMap<u64, Content>,
+    next: u64,
+    names: BTreeMap<String, u64>,
+    durable_names: BTreeMap<String, u64>,
+    calls: u64,
+    fault: Option<(u64, Fault)>,
+}
+
+/// A directory in memory; clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Memory(Arc<Mutex<State>>);
+
+/// A file of it.
+#[derive(Clone, Debug)]
+pub struct MemoryFile {
+    disk: Memory,
+    content: u64,
+}
+
+impl Memory {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the `call`-th call that changes something (from 0, counted from now) go wrong.
+    pub fn fail_at(&self, call: u64, fault: Fault) {
+        let mut state = self.state();
+        state.calls = 0;
+        state.fault = Some((call, fault));
+    }
+
+    /// Returns how many calls have changed something since [`Memory::fail_at`].
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.state().calls
+    }
+
+    /// Returns the directory as a restart after a power cut finds it: only what was synced.
+    #[must_use]
+    pub fn after_power_cut(&self) -> Self {
+        let state = self.state();
+        let contents = state
+            .contents
+            .iter()
+            .map(|(number, content)| (*number, Content::of(content.durable.clone())));
+        let after = State {
+            contents: contents.collect(),
+            next: state.next,
+            names: state.durable_names.clone(),
+            durable_names: state.durable_names.clone(),
+            calls: 0,
+            fault: None,
+        };
+        Self(Arc::new(Mutex::new(after)))
+    }
+
+    /// Returns the directory as a restart after a power cut may find it: of what was not synced, each
+    /// sector and each name has reached the disk or not, as the dice fall.
+    #[must_use]
+    pub fn after_torn_power_cut(&self, dice: u64) -> Self {
+        let mut dice = fastrand::Rng::with_seed(dice);
+        let state = self.state();
+        let contents = state
+            .contents
+            .iter()
+            .map(|(number, content)| (*number, Content::of(content.torn(&mut dice))));
+        let contents = contents.collect();
+        let mut names = BTreeMap::new();
+        for name in state.names.keys().chain(state.durable_names.keys()) {
+            let side = if dice.bool() { &state.names } else { &state.durable_names };
+            if let Some(content) = side.get(name) {
+                names.insert(name.clone(), *content);
+            } else {
+                names.remove(name);
+            }
+        }
+        let durable_names = names.clone();
+        let next = state.next;
+        Self(Arc::new(Mutex::new(State {
+            contents,
+            next,
+            names,
+            durable_names,
+            calls: 0,
+            fault: None,
+        })))
+    }
+
+    /// Changes a file's bytes behind everybody's back.
+    pub fn damage(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.state();
+        let Some(number) = state.names.get(name).copied() else { return };
+        if let Some(content) = state.contents.get_mut(&number) {
+            change(&mut content.now);
+            *content = Content::of(std::mem::take(&mut content.now));
+        }
+    }
+
+    /// Returns a copy that shares nothing: what a restart finds after the end of a process, as the system
+    /// still remembers what was not synced.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let state = self.state();
+        Self(Arc::new(Mutex::new(State {
+            contents: state.contents.clone(),
+            next: state.next,
+            names: state.names.clone(),
+            durable_names: state.durable_names.clone(),
+            calls: 0,
+            fault: None,
+        })))
+    }
+
+    /// Does one call that changes something, or half of it, or nothing, as the fault says.
+    fn change(
+        &self,
+        writes: bool,
+        whole: impl FnOnce(&mut State),
+        half: impl FnOnce(&mut State),
+    ) -> io::Result<()> {
+        let mut state = self.state();
+        let call = state.calls;
+        state.calls += 1;
+        match state.fault {
+            Some((at, fault)) if call >= at => match fault {
+                Fault::Cut => {
+                    if call == at {
+                        half(&mut state);
+                    }
+                    Err(io::Error::other("the power is gone"))
+                }
+                Fault::Full if !writes => {
+                    whole(&mut state);
+                    Ok(())
+                }
+                Fault::Full => Err(io::Error::from(io::ErrorKind::StorageFull)),
+                Fault::Io => Err(io::Error::other("input/output error")),
+            },
+            Some(_) | None => {
+                whole(&mut state);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Disk for Memory {
+    type File = MemoryFile;
+
+    fn create(&self, name: &str) -> io::Result<MemoryFile> {
+        let mut content = 0;
+        self.change(
+            true,
+            |state| {
+                content = state.next;
+                state.next += 1;
+                state.contents.insert(content, Content::default());
+                state.names.insert(name.into(), content);
+            },
+            |_| {},
+        )?;
+        Ok(MemoryFile { disk: self.clone(), content })
+    }
+
+    fn open(&self, name: &str) -> io::Result<MemoryFile> {
+        let content = self.state().names.get(name).copied();
+        let content = content.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        Ok(MemoryFile { disk: self.clone(), content })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        if !self.state().names.contains_key(from) {
+            return Err(io::Error::from(io::ErrorKind::NotFound));
+        }
+        self.change(
+            false,
+            |state| {
+                if let Some(content) = state.names.remove(from) {
+                    state.names.insert(to.into(), content);
+                }
+            },
+            |_| {},
+        )
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.change(
+            false,
+            |state| {
+                state.names.remove(name);
+            },
+            |_| {},
+        )
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.state().names.keys().cloned().collect())
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.change(false, |state| state.durable_names = state.names.clone(), |_| {})
+    }
+}
+
+impl DiskFile for MemoryFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let state = self.disk.state();
+        let content = state.contents.get(&self.content).map_or(&[][..], |content| &content.now);
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(content.len());
+        let rest = content.get(start..).unwrap_or_default();
+        let read = rest.len().min(buffer.len());
+        if let (Some(into), Some(from)) = (buffer.get_mut(..read), rest.get(..read)) {
+            into.copy_from_slice(from);
+        }
+        Ok(read)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let write = |state: &mut State, bytes: &[u8], durable: bool| {
+            let Some(content) = state.contents.get_mut(&self.content) else { return };
+            content.write(bytes, offset);
+            if durable {
+                content.sync();
+            }
+        };
+        // A write that the power cuts off may leave any part of itself on the disk: here its half.
+        let half = bytes.get(..bytes.len() / 2).unwrap_or_default();
+        self.disk.change(true, |state| write(state, bytes, false), |state| write(state, half, true))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let synced = self.disk.change(
+            false,
+            |state| {
+                if let Some(content) = state.contents.get_mut(&self.content) {
+                    content.sync();
+                }
+            },
+            |_| {},
+        );
+        if synced.is_err()
+            && let Some(content) = self.disk.state().contents.get_mut(&self.content)
+        {
+            content.dirty.clear();
+        }
+        synced
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        let state = self.disk.state();
+        Ok(state.contents.get(&self.content).map_or(0, |content| content.now.len() as u64))
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        self.disk.change(
+            true,
+            |state| {
+                if let Some(content) = state.contents.get_mut(&self.content) {
+                    let from = content.now.len().min(bytes) / SECTOR_BYTES;
+                    content.now.resize(bytes, 0);
+                    content.dirty.extend(from..bytes.div_ceil(SECTOR_BYTES));
+                }
+            },
+            |_| {},
+        )
+    }
+}

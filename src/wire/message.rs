@@ -1,0 +1,461 @@
+//! What clients, workers and nodes say to a node, and what it answers: the typed form of every frame.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::jobs::command::{Registration, Release, StatusUpdate};
+use crate::jobs::job::{Assignment, JobView, NewJob, Serves, Status};
+use crate::types::{
+    ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Term, WorkerId,
+};
+
+/// Jobs in one `SubmitBatch`, at most; more are refused as `INVALID_ARGUMENT`.
+pub const BATCH_JOBS_MAX: usize = 4096;
+
+/// Reports in one `BatchUpdateJobStatus`, at most.
+pub const BATCH_UPDATES_MAX: usize = 1024;
+
+/// Jobs in one page of `ListJobs`, at most; a larger limit is lowered to it.
+pub const LIST_JOBS_MAX: usize = 1000;
+
+/// Ids in one `WaitJobs`, at most.
+pub const WAIT_JOBS_MAX: usize = 1024;
+
+/// How long a `WaitJobs` or a `Reserve` waits at most before it answers with what there is, ms.
+pub const WAIT_MS_MAX: u64 = 30_000;
+
+/// Jobs in one answer to `Reserve`, at most.
+pub const RESERVE_JOBS_MAX: usize = 256;
+
+/// A request of a client or a worker. One frame type each (`wire-spec.md`, commands).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Is anybody there? Answered by [`Reply::Pong`].
+    Ping,
+    /// Submits one job: [`Reply::Submitted`]. Leader only.
+    SubmitJob(NewJob),
+    /// Submits many, each decided for itself: [`Reply::SubmittedBatch`]. Leader only.
+    SubmitBatch(Vec<NewJob>),
+    /// Announces a start of a worker: [`Reply::Registered`]. Leader only.
+    RegisterWorker(Registration),
+    /// Says that a worker lives; once a second: [`Reply::HeartbeatAck`]. Leader only.
+    Heartbeat {
+        /// Who.
+        worker: WorkerId,
+        /// Which start of it.
+        incarnation: Incarnation,
+        /// It takes no new jobs: it is on its way out.
+        draining: bool,
+    },
+    /// Reports one attempt's end: [`Reply::Updated`] with one item. Leader only.
+    UpdateJobStatus(StatusUpdate),
+    /// Reports many: [`Reply::Updated`]. Leader only.
+    BatchUpdateJobStatus(Vec<StatusUpdate>),
+    /// Gives jobs back: [`Reply::Released`]. Leader only.
+    ReleaseJobs(Release),
+    /// Waits for jobs assigned to this start of a worker under a fence above `after`:
+    /// [`Reply::Reserved`], from the local replica of any node. Asking again with the same `after`
+    /// answers the same jobs, so a lost answer loses none.
+    Reserve {
+        /// Who.
+        worker: WorkerId,
+        /// Which start of it.
+        incarnation: Incarnation,
+        /// The highest fence received so far; 0 at first.
+        after: Fence,
+        /// At most so many; lowered to [`RESERVE_JOBS_MAX`].
+        max: u32,
+        /// How long to wait when there are none; lowered to [`WAIT_MS_MAX`].
+        wait_ms: u64,
+    },
+    /// One job, linearizable on any node: [`Reply::Job`].
+    GetJob {
+        /// Which.
+        id: JobId,
+    },
+    /// A page of jobs in order of id, linearizable on any node: [`Reply::Jobs`].
+    ListJobs(Filter),
+    /// Waits until all of these jobs have ended, or for `wait_ms`: [`Reply::Waited`], any node.
+    WaitJobs {
+        /// Which; at most [`WAIT_JOBS_MAX`].
+        ids: Vec<JobId>,
+        /// Lowered to [`WAIT_MS_MAX`].
+        wait_ms: u64,
+    },
+    /// Cancels jobs: [`Reply::Cancelled`]. Leader only.
+    CancelJobs {
+        /// Which; at most [`WAIT_JOBS_MAX`].
+        ids: Vec<JobId>,
+    },
+    /// The registry, linearizable on any node: [`Reply::Workers`].
+    ListWorkers,
+    /// The cluster as the leader sees it; a node without a leader tells its own view:
+    /// [`Reply::ClusterStatus`]. A follower answers `NOT_LEADER` unless `local`.
+    GetClusterStatus {
+        /// This node's own view will do.
+        local: bool,
+    },
+    /// Entries of this node's log, for people: [`Reply::Log`].
+    ListLog {
+        /// First index wanted.
+        from: Index,
+        /// How many; lowered to 1000.
+        limit: u32,
+    },
+    /// Asks the leader to hand leadership over: [`Reply::Transferred`]. Leader only.
+    TransferLeadership {
+        /// To whom; `None`: the one that is furthest.
+        to: Option<NodeId>,
+    },
+}
+
+/// Which jobs to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Filter {
+    /// Only in this status.
+    pub status: Option<Status>,
+    /// Only of this queue.
+    pub queue: Option<QueueName>,
+    /// Only those that this worker runs or ran last.
+    pub worker: Option<WorkerId>,
+    /// Only after this id.
+    pub after: Option<JobId>,
+    /// At most so many; 0 means 100.
+    pub limit: u32,
+}
+
+/// What a node answers; every request gets exactly one.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// Here I am.
+    Pong,
+    /// The job is on a quorum's disks and in the queue.
+    Submitted(Submitted),
+    /// A result for each job, in order.
+    SubmittedBatch(Vec<Result<Submitted, Refusal>>),
+    /// The worker is in the registry.
+    Registered,
+    /// The heartbeat counted; the leader of `term` will not judge this start lost for 3 s from the
+    /// moment it was sent.
+    HeartbeatAck {
+        /// The leader's term.
+        term: Term,
+    },
+    /// A result for each report, in order.
+    Updated(Vec<Result<(), Refusal>>),
+    /// So many jobs wait again.
+    Released {
+        /// How many were held by that worker.
+        count: u32,
+    },
+    /// Jobs to begin; empty when none came in time.
+    Reserved(Vec<Assignment>),
+    /// The job.
+    Job(Box<JobView>),
+    /// A page of jobs; with `more`, ask again after the last id.
+    Jobs {
+        /// The page; bodies left out.
+        jobs: Vec<JobView>,
+        /// Whether there are more.
+        more: bool,
+    },
+    /// The jobs of a wait, in the order asked, whether they ended in time or not; a job nobody
+    /// knows is refused with `NOT_FOUND` in its place.
+    Waited(Vec<Result<JobView, Refusal>>),
+    /// A result for each cancellation: the status the job has now.
+    Cancelled(Vec<Result<Status, Refusal>>),
+    /// The registry.
+    Workers(Vec<WorkerView>),
+    /// The cluster.
+    ClusterStatus(Box<ClusterStatus>),
+    /// Entries of the log.
+    Log(Vec<LogLine>),
+    /// Leadership is on its way to this node.
+    Transferred {
+        /// The chosen node.
+        to: NodeId,
+    },
+    /// No.
+    Refused(Refusal),
+}
+
+/// A job that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submitted {
+    /// Its id.
+    pub id: JobId,
+    /// `false`: the same submit was taken before.
+    pub created: bool,
+}
+
+/// The error codes: gRPC's names and meanings, and two of our own (`wire-spec.md`, errors).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// The request cannot be right, whatever the state.
+    InvalidArgument,
+    /// No such thing (any more).
+    NotFound,
+    /// The id belongs to a job of other content.
+    AlreadyExists,
+    /// The state does not allow it; asking again will not help.
+    FailedPrecondition,
+    /// Another node leads; the refusal says which.
+    NotLeader,
+    /// A queue or a limit is full; ask again later.
+    ResourceExhausted,
+    /// Accepted, and not decided in time: the outcome is unknown.
+    DeadlineExceeded,
+    /// No leader, or shutting down; ask again later, or elsewhere.
+    Unavailable,
+    /// Who are you?
+    Unauthenticated,
+    /// Not you.
+    PermissionDenied,
+    /// The attempt was taken away; somebody else has the job.
+    StaleFence,
+    /// A fault of ours.
+    Internal,
+}
+
+/// A no: what, why, and what to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The code a program branches on.
+    pub code: Code,
+    /// The text a person reads.
+    pub message: String,
+    /// `true`: it may have happened, or may still happen. `false`: it did not and will not.
+    pub unknown: bool,
+    /// How long to wait before asking again, in ms.
+    pub retry_after_ms: Option<u64>,
+    /// The leader, where one is known.
+    pub leader: Option<LeaderHint>,
+}
+
+/// Who leads, as far as a node knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderHint {
+    /// Its id.
+    pub id: NodeId,
+    /// Its address, `HOST:PORT`.
+    pub addr: String,
+    /// Its term; a hint of a lower term than one already followed is ignored.
+    pub term: Term,
+}
+
+/// One worker of the registry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerView {
+    /// Its name.
+    pub id: WorkerId,
+    /// Its newest start.
+    pub incarnation: Incarnation,
+    /// What it takes.
+    pub serves: Serves,
+    /// Jobs it runs at once.
+    pub slots: u32,
+    /// Jobs it runs now.
+    pub running: u32,
+    /// `live`, `lost` or `left`.
+    pub state: String,
+    /// When it registered, on the log's clock.
+    pub registered_ms: Millis,
+}
+
+/// The cluster as one node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The cluster's id.
+    pub cluster_id: ClusterId,
+    /// Who answers.
+    pub node: NodeId,
+    /// Whether the one that answers leads; `false`: its own, possibly old view.
+    pub from_leader: bool,
+    /// The term.
+    pub term: Term,
+    /// The leader, where one is known.
+    pub leader: Option<NodeId>,
+    /// The commit index.
+    pub commit_index: Index,
+    /// Every voter.
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// One voter as the answering node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its id.
+    pub id: NodeId,
+    /// Its address.
+    pub addr: String,
+    /// `leader`, `follower`, `candidate`; of others only what is known: `unknown` without a leader.
+    pub role: String,
+    /// Heard from within 3 s.
+    pub is_alive: bool,
+    /// The last entry known to be durable there.
+    pub match_index: Index,
+    /// The last entry applied there, as it last said.
+    pub applied_index: Index,
+    /// The index of `digest`: the newest multiple of 64 at which all living nodes have one.
+    pub digest_index: Index,
+    /// The digest of its machine there, 32 hexadecimal digits; empty when it has none at that index.
+    pub digest: String,
+}
+
+/// One entry of the log, as people read it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Its index.
+    pub index: Index,
+    /// Its term.
+    pub term: Term,
+    /// `noop`, `configuration`, or the command's name.
+    pub kind: String,
+    /// Its bytes.
+    pub bytes: u64,
+    /// The leader's stamp; 0 where it has none.
+    pub now_ms: Millis,
+    /// What it does, in a few words.
+    pub summary: String,
+}
+
+/// The first frame of every connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The lowest protocol version spoken.
+    pub version_min: u32,
+    /// The highest.
+    pub version_max: u32,
+    /// The cluster meant; unknown (all zero) where the caller does not know it yet.
+    #[serde(default)]
+    pub cluster: ClusterId,
+    /// Who calls.
+    pub role: Role,
+    /// Program and version, for logs; at most 128 bytes.
+    #[serde(default)]
+    pub agent: String,
+    /// Only of a node.
+    pub peer: Option<PeerHello>,
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// A client or a library worker.
+    Client,
+    /// A node, on its Raft lane.
+    Raft,
+    /// A node, on its lane for snapshots.
+    Bulk,
+}
+
+/// What a node says of itself and expects of the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerHello {
+    /// The caller.
+    pub node: NodeId,
+    /// Its data directory.
+    pub dir: DirId,
+    /// The node it means to reach.
+    pub expects: NodeId,
+    /// CRC-32 of the caller's peer list, `1=HOST:PORT,2=...` in order of id.
+    pub peers_crc: u32,
+}
+
+/// The answer to a [`Hello`] that is welcome.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The version both will speak.
+    pub version: u32,
+    /// The cluster; unknown before its first leader.
+    pub cluster: ClusterId,
+    /// Who answers.
+    pub node: NodeId,
+    /// Its data directory.
+    pub dir: DirId,
+    /// Who leads, where known.
+    pub leader: Option<LeaderHint>,
+    /// Every voter's id and address.
+    pub nodes: Vec<(NodeId, String)>,
+    /// Bytes of a frame's body, at most.
+    pub frame_bytes_max: u32,
+    /// Requests in flight on this connection, at most; more are refused.
+    pub in_flight_max: u32,
+}
+
+/// One message between nodes, with what rides along.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerMessage {
+    /// The Raft group; 0 today.
+    pub group: u16,
+    /// The sender's wall clock.
+    pub wall_ms: Millis,
+    /// The sender's last applied entry.
+    pub applied_index: Index,
+    /// The sender's newest digests, `(index, digest)`; the last few, newest last, at most 4.
+    pub digests: Vec<(Index, u128)>,
+    /// What it says.
+    pub message: crate::raft::message::Message,
+}
+
+/// The frames of the bulk lane: one snapshot on its way to one follower.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BulkMessage {
+    /// `InstallSnapshot`: what is offered. Answered by [`BulkMessage::Accept`] or
+    /// [`BulkMessage::Decline`].
+    Offer {
+        /// The leader's term.
+        term: Term,
+        /// What the snapshot stands for.
+        meta: crate::raft::message::SnapshotMeta,
+        /// The file's id: a partial transfer is resumed only for the same one.
+        id: [u8; 16],
+        /// The file's bytes.
+        bytes: u64,
+    },
+    /// Send, from this offset on.
+    Accept {
+        /// From the offer.
+        id: [u8; 16],
+        /// The first byte wanted.
+        offset: u64,
+    },
+    /// Not needed, or not from you.
+    Decline {
+        /// The receiver's term.
+        term: Term,
+        /// Everything in it is committed there already.
+        held: bool,
+        /// Why, for logs.
+        reason: String,
+    },
+    /// Bytes of the file; the last one ends at the file's size.
+    Chunk {
+        /// From the offer.
+        id: [u8; 16],
+        /// Where they belong.
+        offset: u64,
+        /// At most [`CHUNK_BYTES`].
+        data: Bytes,
+    },
+    /// Everything below this offset has arrived; the sender keeps at most [`WINDOW_BYTES`] beyond.
+    Window {
+        /// From the offer.
+        id: [u8; 16],
+        /// The next byte wanted.
+        offset: u64,
+    },
+    /// The file is whole, checked, durable and handed to the replica.
+    Done {
+        /// From the offer.
+        id: [u8; 16],
+    },
+}
+
+/// Bytes of a snapshot in one chunk.
+pub const CHUNK_BYTES: usize = 256 << 10;
+
+/// Bytes of a snapshot on the way and not yet acknowledged, at most.
+pub const WINDOW_BYTES: u64 = 1 << 20;

@@ -1,0 +1,418 @@
+//! Replies as frames, each made to fit one, and frames as replies (`wire-spec.md` §11, §12).
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::jobs::job::{Assignment, JobView, Status};
+use crate::types::{NodeId, Term};
+use crate::wire::error::{WireError, check_header, not};
+use crate::wire::frame::{BODY_BYTES_MAX, Frame};
+use crate::wire::kind;
+use crate::wire::message::{Code, LogLine, Refusal, Reply, WorkerView};
+use crate::wire::named;
+use crate::wire::request::body_bytes_max;
+
+/// What the keys, names and numbers of one item of a list take at most, beside its body, output, texts
+/// and lists.
+const ITEM_OVERHEAD_BYTES: usize = 512;
+
+/// Room left in a frame for what stands around a list.
+const LIST_OVERHEAD_BYTES: usize = 1024;
+
+/// Bytes that the items of a list may take in one answer.
+const LIST_BYTES_MAX: usize = BODY_BYTES_MAX - LIST_OVERHEAD_BYTES;
+
+/// How long a client waits before it asks for the rest of an answer that was too large, in ms.
+const REST_AFTER_MS: u64 = 1;
+
+impl Reply {
+    /// Returns the kind of its frame.
+    #[must_use]
+    pub fn kind(&self) -> u8 {
+        match self {
+            Self::Pong => kind::PONG,
+            Self::Submitted(_) => kind::SUBMITTED,
+            Self::SubmittedBatch(_) => kind::SUBMITTED_BATCH,
+            Self::Registered => kind::REGISTERED,
+            Self::HeartbeatAck { .. } => kind::HEARTBEAT_ACK,
+            Self::Updated(_) => kind::UPDATED,
+            Self::Released { .. } => kind::RELEASED,
+            Self::Reserved(_) => kind::RESERVED,
+            Self::Job(_) => kind::JOB,
+            Self::Jobs { .. } => kind::JOBS,
+            Self::Waited(_) => kind::WAITED,
+            Self::Cancelled(_) => kind::CANCELLED,
+            Self::Workers(_) => kind::WORKERS,
+            Self::ClusterStatus(_) => kind::CLUSTER_STATUS,
+            Self::Log(_) => kind::LOG,
+            Self::Transferred { .. } => kind::TRANSFERRED,
+            Self::Refused(_) => kind::REFUSED,
+        }
+    }
+
+    /// Makes the reply fit one frame, losing nothing that the client cannot ask for again:
+    ///
+    /// - a page of jobs ends earlier and says `more`;
+    /// - reserved jobs are the first by fence, so that the next `Reserve` gets the rest;
+    /// - entries of the log end earlier: the client asks on from the last;
+    /// - a waited job that has no room is refused with `RESOURCE_EXHAUSTED` in its place, and bodies are
+    ///   left out.
+    ///
+    /// Every other reply is left as it is. Done by [`Reply::to_frame`]; here for those who count bytes
+    /// earlier.
+    #[must_use]
+    pub fn fitting(self) -> Self {
+        match self {
+            Self::Jobs { mut jobs, more } => {
+                let fit = count_fitting(jobs.iter().map(job_bytes_max));
+                let more = more || fit < jobs.len();
+                jobs.truncate(fit);
+                Self::Jobs { jobs, more }
+            }
+            Self::Reserved(mut jobs) => {
+                jobs.sort_by_key(|job| job.fence);
+                jobs.truncate(count_fitting(jobs.iter().map(assignment_bytes_max)));
+                Self::Reserved(jobs)
+            }
+            Self::Log(mut lines) => {
+                lines.truncate(count_fitting(lines.iter().map(line_bytes_max)));
+                Self::Log(lines)
+            }
+            Self::Waited(results) => Self::Waited(waited_fitting(&results)),
+            Self::Pong
+            | Self::Submitted(_)
+            | Self::SubmittedBatch(_)
+            | Self::Registered
+            | Self::HeartbeatAck { .. }
+            | Self::Updated(_)
+            | Self::Released { .. }
+            | Self::Job(_)
+            | Self::Cancelled(_)
+            | Self::Workers(_)
+            | Self::ClusterStatus(_)
+            | Self::Transferred { .. }
+            | Self::Refused(_) => self,
+        }
+    }
+
+    /// Builds its frame, which always fits ([`BODY_BYTES_MAX`]): see [`Reply::fitting`]. A reply that
+    /// cannot be made to fit becomes `RESOURCE_EXHAUSTED`, with an unknown outcome where something may
+    /// have been done.
+    #[must_use]
+    pub fn to_frame(&self, corr: u32) -> Frame {
+        let body = if self.fits() { self.body() } else { self.clone().fitting().body() };
+        if body.len() > BODY_BYTES_MAX {
+            return Self::Refused(self.too_large(body.len())).to_frame(corr);
+        }
+        Frame::new(self.kind(), corr, body)
+    }
+
+    /// Reads a reply.
+    ///
+    /// # Errors
+    /// [`WireError`] if it is none.
+    pub fn from_frame(frame: &Frame) -> Result<Self, WireError> {
+        let Some(name) = kind::name(frame.kind).filter(|_| kind::is_reply(frame.kind)) else {
+            return Err(not("a reply", frame));
+        };
+        check_header(frame)?;
+        let body = &frame.body;
+        match frame.kind {
+            kind::PONG => named::decode(name, body).map(|Nothing {}| Self::Pong),
+            kind::SUBMITTED => named::decode(name, body).map(Self::Submitted),
+            kind::SUBMITTED_BATCH => results(name, body).map(Self::SubmittedBatch),
+            kind::REGISTERED => named::decode(name, body).map(|Nothing {}| Self::Registered),
+            kind::HEARTBEAT_ACK => {
+                named::decode(name, body).map(|TermBody { term }| Self::HeartbeatAck { term })
+            }
+            kind::UPDATED => {
+                let results: Vec<Result<Nothing, Refusal>> = results(name, body)?;
+                Ok(Self::Updated(
+                    results.into_iter().map(|item| item.map(|Nothing {}| ())).collect(),
+                ))
+            }
+            kind::RELEASED => {
+                named::decode(name, body).map(|CountBody { count }| Self::Released { count })
+            }
+            kind::RESERVED => {
+                named::decode(name, body).map(|Assignments { jobs }| Self::Reserved(jobs))
+            }
+            kind::JOB => named::decode(name, body).map(Self::Job),
+            kind::JOBS => {
+                named::decode(name, body).map(|JobsBody { jobs, more }| Self::Jobs { jobs, more })
+            }
+            kind::WAITED => results(name, body).map(Self::Waited),
+            kind::CANCELLED => {
+                let results: Vec<Result<StatusBody, Refusal>> = results(name, body)?;
+                let results = results.into_iter().map(|item| item.map(|body| body.status));
+                Ok(Self::Cancelled(results.collect()))
+            }
+            kind::WORKERS => {
+                named::decode(name, body).map(|WorkersBody { workers }| Self::Workers(workers))
+            }
+            kind::CLUSTER_STATUS => named::decode(name, body).map(Self::ClusterStatus),
+            kind::LOG => named::decode(name, body).map(|LogBody { entries }| Self::Log(entries)),
+            kind::TRANSFERRED => {
+                named::decode(name, body).map(|ToBody { to }| Self::Transferred { to })
+            }
+            kind::REFUSED => named::decode(name, body).map(Self::Refused),
+            _ => Err(not("a reply", frame)),
+        }
+    }
+
+    /// Tells whether the lists that [`Reply::fitting`] cuts need no cutting. (Waited jobs are cut as they
+    /// are written.)
+    fn fits(&self) -> bool {
+        match self {
+            Self::Jobs { jobs, .. } => count_fitting(jobs.iter().map(job_bytes_max)) == jobs.len(),
+            Self::Reserved(jobs) => {
+                count_fitting(jobs.iter().map(assignment_bytes_max)) == jobs.len()
+            }
+            Self::Log(lines) => count_fitting(lines.iter().map(line_bytes_max)) == lines.len(),
+            Self::Pong
+            | Self::Submitted(_)
+            | Self::SubmittedBatch(_)
+            | Self::Registered
+            | Self::HeartbeatAck { .. }
+            | Self::Updated(_)
+            | Self::Released { .. }
+            | Self::Job(_)
+            | Self::Waited(_)
+            | Self::Cancelled(_)
+            | Self::Workers(_)
+            | Self::ClusterStatus(_)
+            | Self::Transferred { .. }
+            | Self::Refused(_) => true,
+        }
+    }
+
+    fn body(&self) -> Bytes {
+        match self {
+            Self::Pong | Self::Registered => Bytes::new(),
+            Self::Submitted(submitted) => named::encode(submitted),
+            Self::SubmittedBatch(results) => encode_results(results, |submitted| *submitted),
+            Self::HeartbeatAck { term } => named::encode(&TermBody { term: *term }),
+            Self::Updated(results) => encode_results(results, |()| Nothing {}),
+            Self::Released { count } => named::encode(&CountBody { count: *count }),
+            Self::Reserved(jobs) => named::encode(&List { key: "jobs", items: jobs }),
+            Self::Job(job) => named::encode(job),
+            Self::Jobs { jobs, more } => named::encode(&JobsOut { jobs, more: *more }),
+            Self::Waited(results) => {
+                let fitting = waited_fitting(results);
+                encode_results(&fitting, |job| job)
+            }
+            Self::Cancelled(results) => {
+                encode_results(results, |status| StatusBody { status: *status })
+            }
+            Self::Workers(workers) => named::encode(&List { key: "workers", items: workers }),
+            Self::ClusterStatus(status) => named::encode(status),
+            Self::Log(entries) => named::encode(&List { key: "entries", items: entries }),
+            Self::Transferred { to } => named::encode(&ToBody { to: *to }),
+            Self::Refused(refusal) => named::encode(refusal),
+        }
+    }
+
+    fn too_large(&self, bytes: usize) -> Refusal {
+        let unknown = match self {
+            Self::Submitted(_)
+            | Self::SubmittedBatch(_)
+            | Self::Registered
+            | Self::HeartbeatAck { .. }
+            | Self::Updated(_)
+            | Self::Released { .. }
+            | Self::Cancelled(_)
+            | Self::Transferred { .. } => true,
+            Self::Pong
+            | Self::Reserved(_)
+            | Self::Job(_)
+            | Self::Jobs { .. }
+            | Self::Waited(_)
+            | Self::Workers(_)
+            | Self::ClusterStatus(_)
+            | Self::Log(_)
+            | Self::Refused(_) => false,
+        };
+        let message = format!("an answer of {bytes} bytes; at most {BODY_BYTES_MAX}: ask for less");
+        Refusal { unknown, ..Refusal::new(Code::ResourceExhausted, message) }
+    }
+}
+
+/// Counts the items that fit one answer, from the first on.
+fn count_fitting(sizes: impl Iterator<Item = usize>) -> usize {
+    let mut left = LIST_BYTES_MAX;
+    sizes
+        .take_while(|size| match left.checked_sub(*size) {
+            Some(rest) => {
+                left = rest;
+                true
+            }
+            None => false,
+        })
+        .count()
+}
+
+fn job_bytes_max(job: &JobView) -> usize {
+    let texts = job.output.len() + job.error.as_ref().map_or(0, String::len);
+    ITEM_OVERHEAD_BYTES + texts + job.body.as_ref().map_or(0, body_bytes_max)
+}
+
+fn assignment_bytes_max(job: &Assignment) -> usize {
+    ITEM_OVERHEAD_BYTES + body_bytes_max(&job.body)
+}
+
+fn line_bytes_max(line: &LogLine) -> usize {
+    ITEM_OVERHEAD_BYTES + line.kind.len() + line.summary.len()
+}
+
+/// Leaves bodies out, and refuses what has no room when all that follow are refused too.
+fn waited_fitting(results: &[Result<JobView, Refusal>]) -> Vec<Result<JobView, Refusal>> {
+    let refused = || Refusal::exhausted("no room in this answer: ask for it again", REST_AFTER_MS);
+    // A refusal may carry its whole message, and an address.
+    let refused_bytes = 2 * ITEM_OVERHEAD_BYTES;
+    let mut left = LIST_BYTES_MAX.saturating_sub(results.len() * refused_bytes);
+    let fitted = results.iter().map(|result| {
+        let job = without_body(result.as_ref().map_err(Clone::clone)?);
+        match left.checked_sub(job_bytes_max(&job)) {
+            Some(rest) => {
+                left = rest;
+                Ok(job)
+            }
+            None => Err(refused()),
+        }
+    });
+    fitted.collect()
+}
+
+/// Copies a job but for its body, which may be large.
+fn without_body(job: &JobView) -> JobView {
+    JobView {
+        id: job.id,
+        queue: job.queue.clone(),
+        status: job.status,
+        attempt: job.attempt,
+        worker: job.worker.clone(),
+        fence: job.fence,
+        exit_code: job.exit_code,
+        output: job.output.clone(),
+        output_cut: job.output_cut,
+        error: job.error.clone(),
+        created_ms: job.created_ms,
+        started_ms: job.started_ms,
+        finished_ms: job.finished_ms,
+        body: None,
+    }
+}
+
+/// One result of a list as it is written: a map with `ok` or `refused`.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum ItemOut<'a, T> {
+    Ok(T),
+    Refused(&'a Refusal),
+}
+
+#[derive(Serialize)]
+struct ResultsOut<'a, T> {
+    results: Vec<ItemOut<'a, T>>,
+}
+
+/// One result of a list as it is read.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Item<T> {
+    Ok(T),
+    Refused(Refusal),
+}
+
+#[derive(Deserialize)]
+#[serde(bound = "T: DeserializeOwned")]
+struct ResultsIn<T> {
+    results: Vec<Item<T>>,
+}
+
+fn encode_results<'a, T, B: Serialize>(
+    results: &'a [Result<T, Refusal>],
+    body: impl Fn(&'a T) -> B,
+) -> Bytes {
+    let results = results.iter().map(|result| match result {
+        Ok(value) => ItemOut::Ok(body(value)),
+        Err(refusal) => ItemOut::Refused(refusal),
+    });
+    named::encode(&ResultsOut { results: results.collect() })
+}
+
+fn results<T: DeserializeOwned>(
+    name: &'static str,
+    body: &[u8],
+) -> Result<Vec<Result<T, Refusal>>, WireError> {
+    let ResultsIn { results } = named::decode(name, body)?;
+    let results = results.into_iter().map(|item| match item {
+        Item::Ok(value) => Ok(value),
+        Item::Refused(refusal) => Err(refusal),
+    });
+    Ok(results.collect())
+}
+
+/// A body of one key with a list.
+struct List<'a, T> {
+    key: &'static str,
+    items: &'a [T],
+}
+
+impl<T: Serialize> Serialize for List<'_, T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map([(self.key, self.items)])
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Nothing {}
+
+#[derive(Serialize, Deserialize)]
+struct TermBody {
+    term: Term,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CountBody {
+    count: u32,
+}
+
+#[derive(Deserialize)]
+struct Assignments {
+    jobs: Vec<Assignment>,
+}
+
+#[derive(Serialize)]
+struct JobsOut<'a> {
+    jobs: &'a [JobView],
+    more: bool,
+}
+
+#[derive(Deserialize)]
+struct JobsBody {
+    jobs: Vec<JobView>,
+    #[serde(default)]
+    more: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StatusBody {
+    status: Status,
+}
+
+#[derive(Deserialize)]
+struct WorkersBody {
+    workers: Vec<WorkerView>,
+}
+
+#[derive(Deserialize)]
+struct LogBody {
+    entries: Vec<LogLine>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ToBody {
+    to: NodeId,
+}

@@ -1,0 +1,425 @@
+//! Requests as frames, and frames as requests that keep every bound (`wire-spec.md` §11, §12).
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::jobs::command::{Registration, Release, StatusUpdate};
+use crate::jobs::job::{
+    Body, ERROR_BYTES_MAX, NewJob, OUTPUT_BYTES_MAX, Serves, Verdict, WORKER_QUEUES_MAX,
+    WORKER_SLOTS_MAX,
+};
+use crate::types::{Fence, Incarnation, Index, JobId, NodeId, QueueName, WorkerId};
+use crate::wire::error::{WireError, check_count, check_header, not};
+use crate::wire::frame::Frame;
+use crate::wire::kind;
+use crate::wire::message::{
+    BATCH_JOBS_MAX, BATCH_UPDATES_MAX, Filter, LIST_JOBS_MAX, RESERVE_JOBS_MAX, Request,
+    WAIT_JOBS_MAX, WAIT_MS_MAX,
+};
+use crate::wire::named;
+use crate::wire::refusal::cut;
+
+/// Bytes of the body of a `SUBMIT_BATCH` or a `BATCH_UPDATE_JOB_STATUS`, at most; a longer one is
+/// refused, and the sender splits it. Half a frame, because what it becomes is one log entry that it may share
+/// with others, and that entry travels to the other nodes in one frame.
+pub const BATCH_BYTES_MAX: usize = 2 << 20;
+
+/// Entries in one answer to `ListLog`, at most; a larger limit is lowered to it.
+pub const LIST_LOG_MAX: u32 = 1000;
+
+/// Jobs given back in one `ReleaseJobs`, at most: all that one worker can hold.
+pub const RELEASE_JOBS_MAX: usize = WORKER_SLOTS_MAX as usize;
+
+/// What a job's keys, heads and names take in a batch beside its body, at most.
+const JOB_OVERHEAD_BYTES: usize = 160;
+
+/// Returns how many bytes a job takes in a `SUBMIT_BATCH`, at most: whoever fills batches adds these up
+/// to [`BATCH_BYTES_MAX`].
+#[must_use]
+pub fn job_bytes_max(job: &NewJob) -> usize {
+    JOB_OVERHEAD_BYTES + body_bytes_max(&job.body)
+}
+
+/// Returns how many bytes a body takes, at most, with the heads of its words.
+pub(crate) fn body_bytes_max(body: &Body) -> usize {
+    match body {
+        Body::Command(words) => body.len() + 5 * (words.len() + 1),
+        Body::Payload(bytes) => bytes.len() + 5,
+    }
+}
+
+/// Returns how many bytes a report takes in a `BATCH_UPDATE_JOB_STATUS`, at most.
+#[must_use]
+pub fn update_bytes_max(update: &StatusUpdate) -> usize {
+    let error = update.verdict.error.as_ref().map_or(0, String::len);
+    JOB_OVERHEAD_BYTES + update.verdict.output.len() + error
+}
+
+impl Request {
+    /// Returns the kind of its frame.
+    #[must_use]
+    pub fn kind(&self) -> u8 {
+        match self {
+            Self::Ping => kind::PING,
+            Self::SubmitJob(_) => kind::SUBMIT_JOB,
+            Self::SubmitBatch(_) => kind::SUBMIT_BATCH,
+            Self::RegisterWorker(_) => kind::REGISTER_WORKER,
+            Self::Heartbeat { .. } => kind::HEARTBEAT,
+            Self::UpdateJobStatus(_) => kind::UPDATE_JOB_STATUS,
+            Self::BatchUpdateJobStatus(_) => kind::BATCH_UPDATE_JOB_STATUS,
+            Self::ReleaseJobs(_) => kind::RELEASE_JOBS,
+            Self::Reserve { .. } => kind::RESERVE,
+            Self::GetJob { .. } => kind::GET_JOB,
+            Self::ListJobs(_) => kind::LIST_JOBS,
+            Self::WaitJobs { .. } => kind::WAIT_JOBS,
+            Self::CancelJobs { .. } => kind::CANCEL_JOBS,
+            Self::ListWorkers => kind::LIST_WORKERS,
+            Self::GetClusterStatus { .. } => kind::GET_CLUSTER_STATUS,
+            Self::ListLog { .. } => kind::LIST_LOG,
+            Self::TransferLeadership { .. } => kind::TRANSFER_LEADERSHIP,
+        }
+    }
+
+    /// Returns its name, as `wire-spec.md` has it, for logs and metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        kind::name(self.kind()).unwrap_or("UNKNOWN")
+    }
+
+    /// Builds its frame. One that is too large for the connection is refused by the codec when it is
+    /// sent, and nothing is sent then; [`job_bytes_max`] and [`update_bytes_max`] help to stay below.
+    #[must_use]
+    pub fn to_frame(&self, corr: u32) -> Frame {
+        let body = match self {
+            Self::Ping | Self::ListWorkers => Bytes::new(),
+            Self::SubmitJob(job) => named::encode(job),
+            Self::SubmitBatch(jobs) => named::encode(&JobsOut { jobs }),
+            Self::RegisterWorker(registration) => named::encode(registration),
+            Self::Heartbeat { worker, incarnation, draining } => named::encode(&HeartbeatBody {
+                worker: worker.clone(),
+                incarnation: *incarnation,
+                draining: *draining,
+            }),
+            Self::UpdateJobStatus(update) => named::encode(&UpdateBody::from(update)),
+            Self::BatchUpdateJobStatus(updates) => {
+                let updates = updates.iter().map(UpdateBody::from).collect();
+                named::encode(&UpdatesBody { updates })
+            }
+            Self::ReleaseJobs(release) => named::encode(&ReleaseBody::from(release)),
+            Self::Reserve { worker, incarnation, after, max, wait_ms } => {
+                named::encode(&ReserveBody {
+                    worker: worker.clone(),
+                    incarnation: *incarnation,
+                    after: *after,
+                    max: *max,
+                    wait_ms: *wait_ms,
+                })
+            }
+            Self::GetJob { id } => named::encode(&IdBody { id: *id }),
+            Self::ListJobs(filter) => named::encode(filter),
+            Self::WaitJobs { ids, wait_ms } => {
+                named::encode(&WaitBody { ids: ids.clone(), wait_ms: *wait_ms })
+            }
+            Self::CancelJobs { ids } => named::encode(&IdsBody { ids: ids.clone() }),
+            Self::GetClusterStatus { local } => named::encode(&StatusBody { local: *local }),
+            Self::ListLog { from, limit } => {
+                named::encode(&ListLogBody { from: *from, limit: *limit })
+            }
+            Self::TransferLeadership { to } => named::encode(&TransferBody { to: *to }),
+        };
+        Frame::new(self.kind(), corr, body)
+    }
+
+    /// Reads a request. What comes back keeps every bound that `wire-spec.md` §3 has: nobody behind this
+    /// checks again. Limits that may be lowered are lowered. The jobs of a batch are decided one by one
+    /// when they are applied, so their bodies are not judged here.
+    ///
+    /// # Errors
+    /// [`WireError`] if it is none or out of bounds; see there.
+    pub fn from_frame(frame: &Frame) -> Result<Self, WireError> {
+        let Some(name) = kind::name(frame.kind).filter(|_| kind::is_request(frame.kind)) else {
+            return Err(not("a request", frame));
+        };
+        check_header(frame)?;
+        let body = &frame.body;
+        match frame.kind {
+            kind::PING => named::decode(name, body).map(|Nothing {}| Self::Ping),
+            kind::SUBMIT_JOB => submit(name, body),
+            kind::SUBMIT_BATCH => submit_batch(name, body),
+            kind::GET_JOB => named::decode(name, body).map(|IdBody { id }| Self::GetJob { id }),
+            kind::LIST_JOBS => list_jobs(name, body),
+            kind::WAIT_JOBS => wait_jobs(name, body),
+            kind::CANCEL_JOBS => {
+                let IdsBody { ids } = named::decode(name, body)?;
+                check_count(name, "ids", ids.len(), WAIT_JOBS_MAX)?;
+                Ok(Self::CancelJobs { ids })
+            }
+            kind::LIST_WORKERS => named::decode(name, body).map(|Nothing {}| Self::ListWorkers),
+            kind::GET_CLUSTER_STATUS => named::decode(name, body)
+                .map(|StatusBody { local }| Self::GetClusterStatus { local }),
+            kind::LIST_LOG => {
+                let ListLogBody { from, limit } = named::decode(name, body)?;
+                Ok(Self::ListLog { from, limit: limit.min(LIST_LOG_MAX) })
+            }
+            kind::TRANSFER_LEADERSHIP => {
+                named::decode(name, body).map(|TransferBody { to }| Self::TransferLeadership { to })
+            }
+            kind::REGISTER_WORKER => register(name, body),
+            kind::HEARTBEAT => {
+                let HeartbeatBody { worker, incarnation, draining } = named::decode(name, body)?;
+                Ok(Self::Heartbeat { worker, incarnation, draining })
+            }
+            kind::RESERVE => reserve(name, body),
+            kind::UPDATE_JOB_STATUS => {
+                let update: UpdateBody = named::decode(name, body)?;
+                update.checked(name).map(Self::UpdateJobStatus)
+            }
+            kind::BATCH_UPDATE_JOB_STATUS => batch_update(name, body),
+            kind::RELEASE_JOBS => {
+                let release: ReleaseBody = named::decode(name, body)?;
+                check_count(name, "jobs", release.jobs.len(), RELEASE_JOBS_MAX)?;
+                Ok(Self::ReleaseJobs(release.into()))
+            }
+            _ => Err(not("a request", frame)),
+        }
+    }
+}
+
+fn submit(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
+    let job: JobBody = named::decode(name, body)?;
+    let job = NewJob::from(job);
+    match job.body.fault() {
+        None => Ok(Request::SubmitJob(job)),
+        Some(reason) => Err(WireError::Invalid { name, reason }),
+    }
+}
+
+fn submit_batch(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
+    check_count(name, "bytes of body", body.len(), BATCH_BYTES_MAX)?;
+    let JobsIn { jobs } = named::decode(name, body)?;
+    check_count(name, "jobs", jobs.len(), BATCH_JOBS_MAX)?;
+    Ok(Request::SubmitBatch(jobs.into_iter().map(NewJob::from).collect()))
+}
+
+fn list_jobs(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
+    let filter: Filter = named::decode(name, body)?;
+    let limit_max = u32::try_from(LIST_JOBS_MAX).unwrap_or(u32::MAX);
+    Ok(Request::ListJobs(Filter { limit: filter.limit.min(limit_max), ..filter }))
+}
+
+fn wait_jobs(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
+    let WaitBody { ids, wait_ms } = named::decode(name, body)?;
+    check_count(name, "ids", ids.len(), WAIT_JOBS_MAX)?;
+    Ok(Request::WaitJobs { ids, wait_ms: wait_ms.min(WAIT_MS_MAX) })
+}
+
+fn reserve(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
+    let ReserveBody { worker, incarnation, after, max, wait_ms } = named::decode(name, body)?;
+    let max_max = u32::try_from(RESERVE_JOBS_MAX).unwrap_or(u32::MAX);
+    let (max, wait_ms) = (max.min(max_max), wait_ms.min(WAIT_MS_MAX));
+    Ok(Request::Reserve { worker, incarnation, after, max, wait_ms })
+}
+
+fn register(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
+    let RegisterBody { worker, incarnation, slots, serves, gave_up } = named::decode(name, body)?;
+    let invalid = |reason: String| Err(WireError::Invalid { name, reason });
+    if !(1..=WORKER_SLOTS_MAX).contains(&slots) {
+        return invalid(format!("{slots} slots; 1 to {WORKER_SLOTS_MAX}"));
+    }
+    if let Serves::Payloads(queues) = &serves {
+        check_count(name, "queues", queues.len(), WORKER_QUEUES_MAX)?;
+        if queues.is_empty() {
+            return invalid("no queue: a worker of payloads serves one at least".into());
+        }
+        if queues.iter().collect::<BTreeSet<_>>().len() < queues.len() {
+            return invalid("a queue is named twice".into());
+        }
+    }
+    Ok(Request::RegisterWorker(Registration { worker, incarnation, slots, serves, gave_up }))
+}
+
+fn batch_update(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
+    check_count(name, "bytes of body", body.len(), BATCH_BYTES_MAX)?;
+    let UpdatesBody { updates } = named::decode(name, body)?;
+    check_count(name, "reports", updates.len(), BATCH_UPDATES_MAX)?;
+    let updates = updates.into_iter().map(|update| update.checked(name));
+    Ok(Request::BatchUpdateJobStatus(updates.collect::<Result<_, _>>()?))
+}
+
+/// The body of a request that has no keys (yet).
+#[derive(Deserialize)]
+struct Nothing {}
+
+#[derive(Deserialize)]
+struct JobBody {
+    id: JobId,
+    #[serde(default)]
+    queue: QueueName,
+    body: Body,
+}
+
+impl From<JobBody> for NewJob {
+    fn from(JobBody { id, queue, body }: JobBody) -> Self {
+        Self { id, queue, body }
+    }
+}
+
+#[derive(Serialize)]
+struct JobsOut<'a> {
+    jobs: &'a [NewJob],
+}
+
+#[derive(Deserialize)]
+struct JobsIn {
+    jobs: Vec<JobBody>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HeartbeatBody {
+    worker: WorkerId,
+    incarnation: Incarnation,
+    #[serde(default)]
+    draining: bool,
+}
+
+#[derive(Deserialize)]
+struct RegisterBody {
+    worker: WorkerId,
+    incarnation: Incarnation,
+    slots: u32,
+    serves: Serves,
+    #[serde(default)]
+    gave_up: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ReserveBody {
+    worker: WorkerId,
+    incarnation: Incarnation,
+    #[serde(default)]
+    after: Fence,
+    max: u32,
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+/// A report, flat, so that the shortest one is `{job, fence, completed}`.
+#[derive(Serialize, Deserialize)]
+struct UpdateBody {
+    job: JobId,
+    fence: Fence,
+    completed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<i32>,
+    #[serde(default)]
+    output: Bytes,
+    #[serde(default)]
+    output_cut: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl From<&StatusUpdate> for UpdateBody {
+    fn from(update: &StatusUpdate) -> Self {
+        let Verdict { completed, exit_code, output, output_cut, error } = update.verdict.clone();
+        let StatusUpdate { job, fence, .. } = *update;
+        Self { job, fence, completed, exit_code, output, output_cut, error }
+    }
+}
+
+impl UpdateBody {
+    /// Refuses output above the bound, and cuts an error text that is above it.
+    fn checked(self, name: &'static str) -> Result<StatusUpdate, WireError> {
+        check_count(name, "bytes of output", self.output.len(), OUTPUT_BYTES_MAX)?;
+        let Self { job, fence, completed, exit_code, output, output_cut, error } = self;
+        let error = error.map(|text| cut(&text, ERROR_BYTES_MAX).to_owned());
+        let verdict = Verdict { completed, exit_code, output, output_cut, error };
+        Ok(StatusUpdate { job, fence, verdict })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct UpdatesBody {
+    updates: Vec<UpdateBody>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Held {
+    job: JobId,
+    fence: Fence,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ReleaseBody {
+    worker: WorkerId,
+    incarnation: Incarnation,
+    #[serde(default)]
+    jobs: Vec<Held>,
+    #[serde(default)]
+    leaving: bool,
+}
+
+impl From<&Release> for ReleaseBody {
+    fn from(release: &Release) -> Self {
+        Self {
+            worker: release.worker.clone(),
+            incarnation: release.incarnation,
+            jobs: release
+                .jobs
+                .iter()
+                .map(|(job, fence)| Held { job: *job, fence: *fence })
+                .collect(),
+            leaving: release.leaving,
+        }
+    }
+}
+
+impl From<ReleaseBody> for Release {
+    fn from(ReleaseBody { worker, incarnation, jobs, leaving }: ReleaseBody) -> Self {
+        let jobs = jobs.into_iter().map(|Held { job, fence }| (job, fence)).collect();
+        Self { worker, incarnation, jobs, leaving }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct IdBody {
+    id: JobId,
+}
+
+#[derive(Serialize, Deserialize)]
+struct IdsBody {
+    ids: Vec<JobId>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WaitBody {
+    ids: Vec<JobId>,
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StatusBody {
+    #[serde(default)]
+    local: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ListLogBody {
+    #[serde(default)]
+    from: Index,
+    #[serde(default = "list_log_limit")]
+    limit: u32,
+}
+
+fn list_log_limit() -> u32 {
+    LIST_LOG_MAX
+}
+
+#[derive(Serialize, Deserialize)]
+struct TransferBody {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<NodeId>,
+}

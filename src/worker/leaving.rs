@@ -1,0 +1,159 @@
+//! How a built-in worker stops: a grace for what runs, the rest given back, and the last word told.
+
+use std::time::Duration;
+
+use async_std::channel::Sender;
+
+use crate::worker::clock::Moment;
+use crate::worker::guard::KILL_GRACE;
+use crate::worker::life::{Guard, Life, Phase};
+use crate::worker::protocol::Order;
+use crate::worker::runner::StopReport;
+
+/// How long a stop waits for the answers to what is still to be told.
+pub const STOP_FLUSH: Duration = Duration::from_secs(3);
+
+/// How long it waits for the guard to end. One that does not is left alone: its pipe is closed, and
+/// it ends by that.
+const STOP_GUARD: Duration = Duration::from_secs(3);
+
+/// How long it waits for commands to be gone after the last signal to them.
+const STOP_GONE: Duration = Duration::from_secs(1);
+
+/// A stop under way.
+#[derive(Debug)]
+pub(super) struct Stopping {
+    answer_to: Sender<StopReport>,
+    report: StopReport,
+    stage: Stage,
+}
+
+/// The stages of a stop, in their order.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// Commands may end by themselves.
+    Grace { ends: Moment },
+    /// They are being ended.
+    Ending { patience_ends: Moment },
+    /// What happened is being told; the last word is that the worker leaves.
+    Telling { patience_ends: Moment, left: bool },
+    /// The guard is ending.
+    Closing { patience_ends: Moment },
+    /// Nothing is left to do.
+    Done,
+}
+
+impl Stopping {
+    /// Tells whether nothing is left to do.
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self.stage, Stage::Done)
+    }
+
+    /// Hands the outcome to whoever asked for the stop, or drops it with them.
+    pub(super) fn answer(&self) {
+        if let Err(error) = self.answer_to.try_send(self.report) {
+            log::debug!("nobody waits for the end of the stop: {error}");
+        }
+    }
+
+    /// Tells whether the leader knows that the worker left: it sends no heartbeats any more.
+    pub(super) fn has_left(&self) -> bool {
+        match self.stage {
+            Stage::Grace { .. } | Stage::Ending { .. } | Stage::Telling { left: false, .. } => {
+                false
+            }
+            Stage::Telling { left: true, .. } | Stage::Closing { .. } | Stage::Done => true,
+        }
+    }
+
+    /// Counts a command that ended by itself.
+    pub(super) fn count_ended(&mut self) {
+        self.report.ended += 1;
+    }
+
+    /// Counts jobs that the leader took back.
+    pub(super) fn count_released(&mut self, count: usize, leaving: bool) {
+        self.report.released += count;
+        if let Stage::Telling { left, .. } = &mut self.stage {
+            *left |= leaving;
+        }
+    }
+
+    /// Returns when the stage ends at the latest.
+    pub(super) fn wake_at(&self) -> Option<Moment> {
+        match self.stage {
+            Stage::Grace { ends: at }
+            | Stage::Ending { patience_ends: at }
+            | Stage::Telling { patience_ends: at, .. }
+            | Stage::Closing { patience_ends: at } => Some(at),
+            Stage::Done => None,
+        }
+    }
+}
+
+impl Life {
+    /// Begins to stop; a second call gets no answer of its own.
+    pub(super) fn stop(&mut self, answer_to: Sender<StopReport>, now: Moment) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let stage = Stage::Grace { ends: now.after(self.purpose.config.grace) };
+        self.stopping = Some(Stopping { answer_to, report: StopReport::default(), stage });
+        // The leader should hear soon that it is no use to assign more.
+        if let Phase::Live { heartbeat } = &mut self.phase {
+            heartbeat.hurry(now);
+        }
+    }
+
+    /// Whether it is telling its last word, which gives back what is left.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.stopping
+            .as_ref()
+            .is_some_and(|stopping| matches!(stopping.stage, Stage::Telling { .. }))
+    }
+
+    /// Goes on with a stop, stage by stage.
+    pub(super) fn step_stop(&mut self, now: Moment) {
+        while let Some(stage) = self.stopping.as_ref().map(|stopping| stopping.stage) {
+            let Some(next) = self.next_stage(stage, now) else { return };
+            if let Some(stopping) = &mut self.stopping {
+                stopping.stage = next;
+            }
+        }
+    }
+
+    /// Does what a stage demands. Returns the next one, or `None` while this one lasts.
+    fn next_stage(&mut self, stage: Stage, now: Moment) -> Option<Stage> {
+        let telling = Stage::Telling { patience_ends: now.after(STOP_FLUSH), left: false };
+        let idle = self.holdings.running_count() == 0;
+        match stage {
+            Stage::Grace { .. } | Stage::Ending { .. } if idle => Some(telling),
+            Stage::Grace { ends } if ends <= now => {
+                for fence in self.holdings.give_back_running() {
+                    self.order(Order::Kill { fence });
+                }
+                Some(Stage::Ending { patience_ends: now.after(KILL_GRACE + STOP_GONE) })
+            }
+            Stage::Ending { patience_ends } if patience_ends <= now => Some(telling),
+            Stage::Telling { patience_ends, left } if left || patience_ends <= now => {
+                let unreported = self.outbox.reports_count() + self.outbox.releases_count();
+                if let Some(stopping) = &mut self.stopping {
+                    stopping.report.unreported = unreported;
+                }
+                self.order(Order::Stop);
+                Some(Stage::Closing { patience_ends: now.after(STOP_GUARD) })
+            }
+            Stage::Telling { .. } => {
+                if self.outbox.reports_count() == 0 && self.releasing.begin(now) {
+                    self.send_release(true);
+                }
+                None
+            }
+            Stage::Closing { patience_ends } => {
+                let open = matches!(self.guard, Guard::Up { .. });
+                (!open || patience_ends <= now).then_some(Stage::Done)
+            }
+            Stage::Grace { .. } | Stage::Ending { .. } | Stage::Done => None,
+        }
+    }
+}

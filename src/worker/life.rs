@@ -1,0 +1,564 @@
+//! The life of a built-in worker: one task that owns everything, and turns inputs into orders.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_std::channel::{Receiver, Sender};
+use async_std::{future, task};
+use futures::future::BoxFuture;
+
+use crate::jobs::command::{Registration, Release, StatusUpdate};
+use crate::jobs::job::{Assignment, Body, Serves, Verdict};
+use crate::replica::view::Notice;
+use crate::types::{Fence, Incarnation, Term};
+use crate::wire::message::Refusal;
+use crate::worker::answers::RETRY_MAX;
+use crate::worker::call::{Call, backoff};
+use crate::worker::clock::Moment;
+use crate::worker::holdings::{Fate, Holdings, Taken};
+use crate::worker::leaving::Stopping;
+use crate::worker::link::{FromGuard, Link};
+use crate::worker::outbox::Outbox;
+use crate::worker::protocol::{Event, Order, Start};
+use crate::worker::reports::{ReportError, Reports};
+use crate::worker::runner::{Announce, BuiltInConfig, Shown, StopReport, open_link};
+
+/// Inputs that wait for the task, at most. Full: whoever brings one waits, and the replica's notices
+/// with them.
+pub(super) const INBOX_MAX: usize = 256;
+
+/// How long a heartbeat waits for its answer. A late answer is worth less than a new question: the
+/// lease counts from when it was sent.
+const HEARTBEAT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the other calls wait; a little more than the 5 s after which a leader answers in any case.
+const CALL_PATIENCE: Duration = Duration::from_secs(6);
+
+/// How long until the replica is told again of a new start that it did not hear of.
+const ANNOUNCE_RETRY: Duration = Duration::from_millis(20);
+
+/// How long a worker that gives up waits for its commands to be gone before it registers anew; those
+/// the kernel cannot end keep their slots.
+const GONE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long ends of attempts that happened before it gave up are reported before it registers anew:
+/// registering makes their jobs wait again, and the work would have been for nothing.
+const REPORTS_FIRST: Duration = Duration::from_secs(10);
+
+/// Leases a guard leaves unanswered before it is taken for dead; there is one each second.
+const LEASES_UNANSWERED_MAX: u32 = 3;
+
+/// Guards that end in a row before they lived, from which on the worker takes no jobs until one lives.
+const GUARD_FAILURES_MAX: u32 = 3;
+
+/// How long the next guard waits, at most.
+const GUARD_RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// The shortest time from one look at the clock to the next: what is due may have to wait for
+/// something else, whose input wakes the task sooner.
+const TURN_MIN: Duration = Duration::from_millis(5);
+
+/// How long the task waits when nothing is due.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// What the life is given at its start.
+pub(super) struct Purpose {
+    pub(super) config: BuiltInConfig,
+    pub(super) reports: Arc<dyn Reports>,
+    pub(super) announce: Announce,
+}
+
+/// Everything that can happen to a worker.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// The replica says something about its jobs.
+    Notice(Notice),
+    /// The guard of that generation says something.
+    Guard { generation: u64, from: FromGuard },
+    /// The guard of that generation was started, or not.
+    Opened(u64, io::Result<Link>),
+    /// An answer to a registration.
+    Registered(Incarnation, Result<(), ReportError>),
+    /// An answer to a heartbeat, and when it was sent.
+    Heard(Incarnation, Moment, Result<Term, ReportError>),
+    /// An answer to reports.
+    Updated(Result<Vec<Result<(), Refusal>>, ReportError>),
+    /// An answer to jobs given back.
+    Released(Release, Result<(), ReportError>),
+    /// Stop, and tell how it went.
+    Stop(Sender<StopReport>),
+}
+
+/// Where a start of the worker is in its life.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// This start is not in the registry yet.
+    Registering {
+        /// To the replica of this node, which must hear of it first.
+        announcing: Call,
+        announced: bool,
+        call: Call,
+        /// Until when ends of attempts of the former start go first.
+        reports_first: Moment,
+    },
+    /// It is, and heartbeats keep it there.
+    Live { heartbeat: Call },
+    /// This start has lost its right; its commands are being ended.
+    GivingUp { patience_ends: Moment },
+}
+
+/// The guard, as far as there is one.
+#[derive(Debug)]
+pub(super) enum Guard {
+    Up {
+        link: Link,
+        leases_unanswered: u32,
+    },
+    /// A new one is being started.
+    Opening,
+    Down {
+        retry_at: Moment,
+    },
+}
+
+/// The worker.
+pub(super) struct Life {
+    pub(super) purpose: Purpose,
+    pub(super) inbox: Sender<Input>,
+    pub(super) shown: Arc<Shown>,
+    pub(super) rng: fastrand::Rng,
+    pub(super) incarnation: Incarnation,
+    /// Whether this process has tried to register before: what it held then it ended itself.
+    pub(super) gave_up: bool,
+    pub(super) phase: Phase,
+    /// Until when commands may run; the guard has the same.
+    pub(super) lease: Option<Moment>,
+    pub(super) holdings: Holdings,
+    pub(super) outbox: Outbox,
+    pub(super) updating: Call,
+    pub(super) releasing: Call,
+    pub(super) guard: Guard,
+    pub(super) generation: u64,
+    /// Starts in a row that ended before a heartbeat of theirs was answered.
+    pub(super) void_starts: u32,
+    /// Guards in a row that ended before they answered a lease.
+    pub(super) guard_failures: u32,
+    pub(super) stopping: Option<Stopping>,
+}
+
+impl Life {
+    pub(super) fn new(
+        purpose: Purpose,
+        link: Link,
+        inbox: Sender<Input>,
+        shown: Arc<Shown>,
+    ) -> Self {
+        let now = Moment::now();
+        let slots = usize::try_from(purpose.config.slots).unwrap_or(usize::MAX);
+        let mut rng = fastrand::Rng::with_seed(purpose.config.seed);
+        let incarnation = Incarnation(rng.u64(1..));
+        shown.incarnation.store(incarnation.0, Ordering::Relaxed);
+        Self {
+            purpose,
+            inbox,
+            shown,
+            rng,
+            incarnation,
+            gave_up: false,
+            phase: Phase::registering(now, Duration::ZERO),
+            lease: None,
+            holdings: Holdings::new(slots),
+            outbox: Outbox::default(),
+            updating: Call::due_at(now),
+            releasing: Call::due_at(now),
+            guard: Guard::Up { link, leases_unanswered: 0 },
+            generation: 0,
+            void_starts: 0,
+            guard_failures: 0,
+            stopping: None,
+        }
+    }
+
+    /// Lives until it is stopped or dropped. The guard ends with it, and every command.
+    pub(super) async fn live(mut self, inputs: Receiver<Input>) {
+        loop {
+            let now = Moment::now();
+            self.advance(now);
+            if let Some(stopping) = &self.stopping
+                && stopping.is_done()
+            {
+                return stopping.answer();
+            }
+            let patience = self.wake_at(now).since(now).max(TURN_MIN);
+            match future::timeout(patience, inputs.recv()).await {
+                Ok(Ok(input)) => self.take_in(input, Moment::now()),
+                // Dropped, as a node's death would.
+                Ok(Err(_)) => return,
+                Err(_) => {}
+            }
+            // What waits already is taken in before anything is decided: a process that stood still
+            // should hear first what happened meanwhile.
+            for _ in 0..INBOX_MAX {
+                let Ok(input) = inputs.try_recv() else { break };
+                self.take_in(input, Moment::now());
+            }
+        }
+    }
+
+    /// Does whatever is due.
+    fn advance(&mut self, now: Moment) {
+        if self.lease.is_some_and(|until| until <= now) {
+            self.give_up(now, "no leader has answered for 3 s");
+        }
+        self.look_after_guard(now);
+        self.step_phase(now);
+        self.begin_commands(now);
+        self.tell(now);
+        self.step_stop(now);
+        self.shown.running.store(self.holdings.running_count(), Ordering::Relaxed);
+    }
+
+    /// Returns when something is due again, if no input comes before.
+    fn wake_at(&self, now: Moment) -> Moment {
+        let phase = match &self.phase {
+            Phase::Registering { announcing, announced: false, .. } => announcing.wake_at(),
+            Phase::Registering { call, .. } => call.wake_at(),
+            Phase::Live { heartbeat } => heartbeat.wake_at(),
+            Phase::GivingUp { patience_ends } => Some(*patience_ends),
+        };
+        let guard = match &self.guard {
+            Guard::Down { retry_at } => Some(*retry_at),
+            Guard::Up { .. } | Guard::Opening => None,
+        };
+        let reports = self.updating.wake_at().filter(|_| self.outbox.reports_count() > 0);
+        let releasing = self.releasing.wake_at();
+        let releases = releasing.filter(|_| self.outbox.releases_count() > 0 || self.is_leaving());
+        let stop = self.stopping.as_ref().and_then(Stopping::wake_at);
+        let due = [phase, guard, self.lease, reports, releases, stop].into_iter().flatten().min();
+        due.unwrap_or(now).max(now).min(now.after(IDLE))
+    }
+
+    /// Ends everything for want of the right to it, at once.
+    pub(super) fn give_up(&mut self, now: Moment, why: &str) {
+        log::warn!(
+            "worker {} gives up {} commands: {why}",
+            self.purpose.config.worker,
+            self.holdings.running_count()
+        );
+        if self.stopping.is_some() {
+            // The last word will give back what is left, should the leader hear it after all.
+            let waiting = self.holdings.give_back_waiting();
+            self.outbox.give_back(waiting);
+            self.holdings.give_back_running();
+        } else {
+            self.holdings.give_up();
+            self.outbox.clear_releases();
+        }
+        self.lease = None;
+        self.order(Order::KillAll);
+        self.phase = Phase::GivingUp { patience_ends: now.after(GONE_PATIENCE) };
+    }
+
+    /// Begins a new start of the worker: at once, or later the more of them were void, for each is an
+    /// entry in the log.
+    pub(super) fn begin_anew(&mut self, now: Moment) {
+        let pause = match self.void_starts.checked_sub(1) {
+            Some(failures) => backoff(failures, RETRY_MAX, &mut self.rng),
+            None => Duration::ZERO,
+        };
+        self.void_starts = self.void_starts.saturating_add(1);
+        self.incarnation = Incarnation(self.rng.u64(1..));
+        self.gave_up = true;
+        self.shown.incarnation.store(self.incarnation.0, Ordering::Relaxed);
+        self.phase = Phase::registering(now.after(pause), REPORTS_FIRST);
+    }
+
+    /// Registers, sends heartbeats, or waits for the end of what was given up.
+    fn step_phase(&mut self, now: Moment) {
+        let stopping = self.stopping.is_some();
+        match &mut self.phase {
+            Phase::GivingUp { patience_ends } => {
+                let gone = self.holdings.running_count() == 0;
+                if !stopping && (gone || *patience_ends <= now) {
+                    self.begin_anew(now);
+                }
+            }
+            Phase::Registering { .. } if stopping => {}
+            Phase::Registering { announcing, announced, call, reports_first } => {
+                if !*announced && announcing.begin(now) {
+                    *announced = (self.purpose.announce)(self.incarnation);
+                    announcing.succeeded(now.after(ANNOUNCE_RETRY));
+                }
+                let told = self.outbox.reports_count() == 0 || *reports_first <= now;
+                if *announced && told && call.begin(now) {
+                    self.register();
+                }
+            }
+            Phase::Live { heartbeat } => {
+                let left = self.stopping.as_ref().is_some_and(Stopping::has_left);
+                if !left && heartbeat.begin(now) {
+                    self.send_heartbeat();
+                }
+            }
+        }
+    }
+
+    /// Begins what waits, as far as there are slots, a lease and a guard; gives it back if there will
+    /// be none.
+    fn begin_commands(&mut self, now: Moment) {
+        if self.is_draining() {
+            let waiting = self.holdings.give_back_waiting();
+            self.outbox.give_back(waiting);
+            return;
+        }
+        if self.lease.is_none_or(|until| until <= now) {
+            return;
+        }
+        while matches!(self.guard, Guard::Up { .. }) {
+            let Some(assignment) = self.holdings.begin() else { return };
+            self.begin(assignment);
+        }
+    }
+
+    fn begin(&mut self, assignment: Assignment) {
+        let Assignment { id: job, attempt, fence, body, queue: _ } = assignment;
+        match body {
+            Body::Command(argv) => self.order(Order::Start(Start { fence, job, attempt, argv })),
+            Body::Payload(_) => {
+                self.holdings.ended(fence);
+                let verdict = Verdict {
+                    completed: false,
+                    exit_code: None,
+                    output: bytes::Bytes::new(),
+                    output_cut: false,
+                    error: Some("a built-in worker runs commands, and this is a payload".into()),
+                };
+                self.outbox.report(StatusUpdate { job, fence, verdict });
+            }
+        }
+    }
+
+    /// Whether it takes no new jobs: it is stopping, or has no guard and none in sight.
+    fn is_draining(&self) -> bool {
+        self.stopping.is_some() || self.guard_failures >= GUARD_FAILURES_MAX
+    }
+
+    /// Sends reports, and gives jobs back.
+    fn tell(&mut self, now: Moment) {
+        if self.outbox.reports_count() > 0
+            && self.updating.begin(now)
+            && let Some(batch) = self.outbox.batch()
+        {
+            let update = self.purpose.reports.update(batch);
+            self.call(CALL_PATIENCE, update, Input::Updated);
+        }
+        let live = matches!(self.phase, Phase::Live { .. });
+        let alone = live && self.outbox.releases_count() > 0 && !self.is_leaving();
+        if alone && self.releasing.begin(now) {
+            self.send_release(false);
+        }
+    }
+
+    fn register(&mut self) {
+        let incarnation = self.incarnation;
+        let registration = Registration {
+            worker: self.purpose.config.worker.clone(),
+            incarnation,
+            slots: self.purpose.config.slots,
+            serves: Serves::Commands,
+            gave_up: self.gave_up,
+        };
+        let registered = self.purpose.reports.register(registration);
+        self.call(CALL_PATIENCE, registered, move |result| Input::Registered(incarnation, result));
+    }
+
+    fn send_heartbeat(&mut self) {
+        let (incarnation, sent) = (self.incarnation, Moment::now());
+        let worker = self.purpose.config.worker.clone();
+        let heard = self.purpose.reports.heartbeat(worker, incarnation, self.is_draining());
+        self.call(HEARTBEAT_PATIENCE, heard, move |result| Input::Heard(incarnation, sent, result));
+    }
+
+    pub(super) fn send_release(&mut self, leaving: bool) {
+        let release = Release {
+            worker: self.purpose.config.worker.clone(),
+            incarnation: self.incarnation,
+            jobs: self.outbox.releases(),
+            leaving,
+        };
+        let released = self.purpose.reports.release(release.clone());
+        self.call(CALL_PATIENCE, released, move |result| Input::Released(release, result));
+    }
+
+    /// Waits for an answer on a task of its own, and brings it in as an input.
+    fn call<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        answer: BoxFuture<'static, Result<T, ReportError>>,
+        input: impl FnOnce(Result<T, ReportError>) -> Input + Send + 'static,
+    ) {
+        let inbox = self.inbox.clone();
+        task::spawn(async move {
+            let result = future::timeout(patience, answer).await;
+            let result = result.unwrap_or_else(|_| Err(ReportError::unanswered()));
+            if inbox.send(input(result)).await.is_err() {
+                log::debug!("an answer came after the worker's end");
+            }
+        });
+    }
+
+    /// Gives an order to the guard, if there is one. One that cannot be given means that the guard is
+    /// about to be gone, and with it what the order was about.
+    pub(super) fn order(&self, order: Order) {
+        if let Guard::Up { link, .. } = &self.guard {
+            link.order(order);
+        }
+    }
+
+    fn take_in(&mut self, input: Input, now: Moment) {
+        match input {
+            Input::Notice(notice) => self.heed(notice),
+            Input::Guard { generation, from } if generation == self.generation => match from {
+                FromGuard::Event(event) => self.hear_guard(event, now),
+                FromGuard::Gone => self.lose_guard(now),
+            },
+            Input::Opened(generation, Ok(link)) if generation == self.generation => {
+                self.guard = Guard::Up { link, leases_unanswered: 0 };
+                if let Some(until) = self.lease {
+                    self.order(Order::Lease { until });
+                }
+            }
+            Input::Opened(generation, Err(error)) if generation == self.generation => {
+                log::error!("cannot start a guard for commands: {error}");
+                self.lose_guard(now);
+            }
+            // A guard before the one that counts.
+            Input::Guard { .. } | Input::Opened(..) => {}
+            Input::Registered(incarnation, result) => self.registered(incarnation, result, now),
+            Input::Heard(incarnation, sent, result) => self.heard(incarnation, sent, result, now),
+            Input::Updated(result) => self.updated(result, now),
+            Input::Released(release, result) => self.released(&release, result, now),
+            Input::Stop(answer_to) => self.stop(answer_to, now),
+        }
+    }
+
+    /// Follows the replica, as far as it speaks of the start that counts and has not given up.
+    fn heed(&mut self, notice: Notice) {
+        let incarnation = match &notice {
+            Notice::Begin { incarnation, .. }
+            | Notice::Held { incarnation, .. }
+            | Notice::End { incarnation, .. } => *incarnation,
+        };
+        if incarnation != self.incarnation || matches!(self.phase, Phase::GivingUp { .. }) {
+            return;
+        }
+        match notice {
+            Notice::Begin { assignment, .. } => self.take(&assignment),
+            Notice::Held { assignments, .. } => {
+                for fence in self.holdings.missing_from(&assignments) {
+                    self.withdraw(fence);
+                }
+                for assignment in &assignments {
+                    self.take(assignment);
+                }
+            }
+            Notice::End { fence, .. } => self.withdraw(fence),
+        }
+    }
+
+    fn take(&mut self, assignment: &Assignment) {
+        match self.holdings.take(assignment) {
+            Taken::Waits | Taken::Known => {}
+            Taken::NoRoom => {
+                log::error!("job {} comes where there is no slot for it", assignment.id);
+                self.outbox.give_back([(assignment.id, assignment.fence)]);
+            }
+        }
+    }
+
+    fn withdraw(&mut self, fence: Fence) {
+        if self.holdings.withdraw(fence) {
+            self.order(Order::Kill { fence });
+        }
+    }
+
+    fn hear_guard(&mut self, event: Event, now: Moment) {
+        match event {
+            Event::Started { fence, pid } => log::debug!("fence {fence} runs as process {pid}"),
+            Event::Leased { .. } => {
+                self.guard_failures = 0;
+                if let Guard::Up { leases_unanswered, .. } = &mut self.guard {
+                    *leases_unanswered = 0;
+                }
+            }
+            Event::Ended { fence, verdict, taken } => {
+                let Some(running) = self.holdings.ended(fence) else { return };
+                let job = running.job;
+                match running.fate {
+                    Fate::Forget => {}
+                    Fate::GiveBack => self.outbox.give_back([(job, fence)]),
+                    // The guard has seen the end of the lease before this task did.
+                    Fate::Report if taken => self.give_up(now, "the guard's lease has run out"),
+                    Fate::Report => {
+                        self.outbox.report(StatusUpdate { job, fence, verdict });
+                        if let Some(stopping) = &mut self.stopping {
+                            stopping.count_ended();
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Kills a guard that does not answer, and starts another when it is time.
+    fn look_after_guard(&mut self, now: Moment) {
+        match &mut self.guard {
+            Guard::Up { link, leases_unanswered } => {
+                if *leases_unanswered > LEASES_UNANSWERED_MAX {
+                    log::error!("the guard of the commands does not answer, so it is ended");
+                    *leases_unanswered = 0;
+                    link.kill();
+                }
+            }
+            Guard::Down { retry_at } if *retry_at <= now && self.stopping.is_none() => {
+                self.guard = Guard::Opening;
+                let (config, generation) = (self.purpose.config.clone(), self.generation);
+                let inbox = self.inbox.clone();
+                task::spawn(async move {
+                    let events = inbox.clone();
+                    let open = move || open_link(&config, generation, events);
+                    let link = task::spawn_blocking(open).await;
+                    if inbox.send(Input::Opened(generation, link)).await.is_err() {
+                        log::debug!("a guard was started after the worker's end, and ends");
+                    }
+                });
+            }
+            Guard::Down { .. } | Guard::Opening => {}
+        }
+    }
+
+    /// Takes in that the guard is gone, and every command with it: they are given back, and a new
+    /// guard is started, later the more often it happens.
+    fn lose_guard(&mut self, now: Moment) {
+        self.generation += 1;
+        let lost = self.holdings.lose_running();
+        if self.stopping.is_none() {
+            log::error!("the guard of the commands is gone; {} jobs are given back", lost.len());
+        }
+        self.outbox.give_back(lost);
+        let pause = backoff(self.guard_failures, GUARD_RETRY_MAX, &mut self.rng);
+        self.guard_failures = self.guard_failures.saturating_add(1);
+        self.guard = Guard::Down { retry_at: now.after(pause) };
+    }
+}
+
+impl Phase {
+    /// A start to be announced and registered at `due`.
+    fn registering(due: Moment, reports_first: Duration) -> Self {
+        let reports_first = due.after(reports_first);
+        let call = Call::due_at(due);
+        Self::Registering { announcing: call, announced: false, call, reports_first }
+    }
+}

@@ -1,0 +1,216 @@
+//! What runs under the guard, and the one lock under which a process is signalled or reaped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::process::{Child, ExitStatus};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
+
+use crate::types::Fence;
+use crate::worker::clock::Moment;
+use crate::worker::proc;
+
+/// The table as the guard's threads share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shared(Arc<Mutex<Table>>);
+
+impl Shared {
+    /// Locks it. Nothing waits under this lock, save `wait` for a process that has ended.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why the guard ended a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// The node ordered it.
+    Ordered,
+    /// The node's lease ran out.
+    LeaseLost,
+}
+
+/// The commands from their order to their verdict.
+///
+/// - A group is signalled only while its leader is not reaped: until then the kernel gives its
+///   number to nobody else. The same holds for orphans, which only [`Table::sweep`] reaps.
+/// - No orphan is reaped while a command is being started: the standard library waits for a child
+///   whose program cannot be executed, and must find it.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    commands: BTreeMap<Fence, Command>,
+    /// Threads that serve a command, or still have to tell its end.
+    pub(super) threads: usize,
+}
+
+#[derive(Debug, Default)]
+struct Command {
+    process: Process,
+    taken: Option<Taken>,
+    /// When `SIGKILL` follows the `SIGTERM`.
+    kill_at: Option<Moment>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Process {
+    #[default]
+    Starting,
+    Running(Pid),
+    Reaped,
+}
+
+/// Which orphans to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// Every one.
+    All,
+    /// Those of one command.
+    Of(Fence),
+    /// Those whose command is not in the table; and, when the table is empty, those of whom nobody
+    /// can say whose they are.
+    Ownerless,
+}
+
+impl Table {
+    /// Enters a command that is about to be started; `taken` if it may not be. Returns whether the
+    /// fence is new here.
+    pub(super) fn open(&mut self, fence: Fence, taken: Option<Taken>) -> bool {
+        if self.commands.contains_key(&fence) {
+            return false;
+        }
+        self.commands.insert(fence, Command { taken, ..Command::default() });
+        self.threads += 1;
+        true
+    }
+
+    /// Tells whether and why a command was ended by the guard.
+    pub(super) fn taken(&self, fence: Fence) -> Option<Taken> {
+        self.commands.get(&fence).and_then(|command| command.taken)
+    }
+
+    /// Notes the process of a command, and ends it at once if it was taken meanwhile.
+    pub(super) fn started(&mut self, fence: Fence, pid: Pid) {
+        let Some(command) = self.commands.get_mut(&fence) else { return };
+        command.process = Process::Running(pid);
+        if command.taken.is_some() {
+            signal_group(pid, Signal::KILL);
+        }
+    }
+
+    /// Ends a command kindly: `SIGTERM` now, `SIGKILL` at `kill_at`.
+    pub(super) fn take(&mut self, fence: Fence, kill_at: Moment) {
+        let Some(command) = self.commands.get_mut(&fence) else { return };
+        if command.taken.is_some() {
+            return;
+        }
+        command.taken = Some(Taken::Ordered);
+        if let Process::Running(pid) = command.process {
+            command.kill_at = Some(kill_at);
+            signal_group(pid, Signal::TERM);
+        }
+    }
+
+    /// Ends every command at once, orphans included. Returns how many commands there were.
+    pub(super) fn take_all(&mut self, why: Taken) -> usize {
+        for command in self.commands.values_mut() {
+            command.taken.get_or_insert(why);
+            command.kill_at = None;
+            if let Process::Running(pid) = command.process {
+                signal_group(pid, Signal::KILL);
+            }
+        }
+        self.sweep(Which::All);
+        self.commands.len()
+    }
+
+    /// Sends the `SIGKILL`s that are due. Returns when the next one is.
+    pub(super) fn kill_due(&mut self, now: Moment) -> Option<Moment> {
+        for command in self.commands.values_mut() {
+            if command.kill_at.is_some_and(|at| at <= now) {
+                command.kill_at = None;
+                if let Process::Running(pid) = command.process {
+                    signal_group(pid, Signal::KILL);
+                }
+            }
+        }
+        self.commands.values().filter_map(|command| command.kill_at).min()
+    }
+
+    /// Reaps a command that has ended, after ending what is left of its group.
+    ///
+    /// # Errors
+    /// Of the wait; the process is then taken for gone.
+    pub(super) fn reap(&mut self, fence: Fence, child: &mut Child) -> io::Result<ExitStatus> {
+        signal_group(Pid::from_child(child), Signal::KILL);
+        let status = child.wait();
+        if let Some(command) = self.commands.get_mut(&fence) {
+            command.process = Process::Reaped;
+            command.kill_at = None;
+        }
+        status
+    }
+
+    /// Forgets a command.
+    pub(super) fn close(&mut self, fence: Fence) {
+        self.commands.remove(&fence);
+    }
+
+    /// Tells whether no command is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.commands.is_empty()
+    }
+
+    /// Ends orphans: processes below a command that left its group (`setsid`) and lost their
+    /// parent, and so became children of the guard, their subreaper. Reaps those that have ended.
+    /// Returns how many were found alive; whoever hangs below one of them is found the next time.
+    pub(super) fn sweep(&mut self, which: Which) -> usize {
+        let running = |command: &Command| match command.process {
+            Process::Running(pid) => Some(pid.as_raw_pid()),
+            Process::Starting | Process::Reaped => None,
+        };
+        let own: BTreeSet<i32> = self.commands.values().filter_map(running).collect();
+        let starting = self.commands.values().any(|command| command.process == Process::Starting);
+        let mut found = 0;
+        for pid in proc::children() {
+            if own.contains(&pid.as_raw_pid()) {
+                continue;
+            }
+            let Some(stat) = proc::stat(pid) else { continue };
+            if stat.zombie {
+                if !starting && let Err(error) = waitpid(Some(pid), WaitOptions::NOHANG) {
+                    log::debug!("orphan {pid:?} was reaped elsewhere: {error}");
+                }
+                continue;
+            }
+            if self.is_meant(which, pid, starting) {
+                found += 1;
+                if stat.group == pid.as_raw_pid() {
+                    signal_group(pid, Signal::KILL);
+                } else if let Err(error) = kill_process(pid, Signal::KILL) {
+                    log::debug!("cannot kill orphan {pid:?}: {error}");
+                }
+            }
+        }
+        found
+    }
+
+    fn is_meant(&self, which: Which, pid: Pid, starting: bool) -> bool {
+        match which {
+            Which::All => true,
+            Which::Of(fence) => proc::fence_of(pid) == Some(fence),
+            // A child between fork and exec still looks like the guard: not an orphan.
+            Which::Ownerless if starting => false,
+            Which::Ownerless => match proc::fence_of(pid) {
+                Some(fence) => !self.commands.contains_key(&fence),
+                None => self.commands.is_empty(),
+            },
+        }
+    }
+}
+
+fn signal_group(group: Pid, signal: Signal) {
+    if let Err(error) = kill_process_group(group, signal) {
+        log::debug!("cannot signal group {group:?}: {error}");
+    }
+}

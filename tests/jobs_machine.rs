@@ -1,0 +1,27 @@
+//! The replicated job queue: every command and its every answer, properties, choices, images.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test's helper that meets what it did not expect should end the test"
+)]
+
+#[path = "jobs_machine/codec.rs"]
+mod codec;
+#[path = "jobs_machine/commands.rs"]
+mod commands;
+#[path = "jobs_machine/image.rs"]
+mod image;
+#[path = "jobs_machine/lists.rs"]
+mod lists;
+#[path = "jobs_machine/properties.rs"]
+mod properties;
+#[path = "jobs_machine/retention.rs"]
+mod retention;
+#[path = "jobs_machine/scheduling.rs"]
+mod scheduling;
+#[path = "jobs_machine/support.rs"]
+mod support;
+#[path = "jobs_machine/workers.rs"]
+mod workers;

@@ -1,0 +1,170 @@
+//! Commands as bytes: every kind there and back, and bytes from an enemy.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use raftq::jobs::codec::{DecodeError, decode, encode};
+use raftq::jobs::command::{Command, Limits, Registration, Release, Stamped};
+use raftq::jobs::job::{Body, NewJob, Serves};
+use raftq::types::{Fence, Incarnation, Millis, QueueName};
+
+use crate::support::{command, id, pair, payload, queue, registration, update, worker};
+
+fn stamped(command: Command) -> Stamped {
+    Stamped { now: Millis(1_700_000_000_000), command }
+}
+
+/// One command of every kind, and bodies that `apply` will refuse: those, too, must arrive as sent.
+fn samples() -> Vec<Stamped> {
+    let body = |words: Vec<String>| NewJob { body: Body::Command(words), ..command(9) };
+    let faulty = [body(vec![]), body(vec!["a\0b".into(), String::new()])];
+    let serves = Serves::Payloads(vec![queue("a"), queue("b")]);
+    [
+        Command::SubmitJob(vec![command(1), payload(2, "mail", b"\0\xffx")]),
+        Command::SubmitJob(faulty.into()),
+        Command::SubmitJob(vec![]),
+        Command::AssignJob(vec![pair(1, "node-1", u64::MAX), pair(2, "w", 0)]),
+        Command::RegisterWorker(registration("w", 7, 4, Serves::Commands)),
+        Command::RegisterWorker(Registration { gave_up: true, ..registration("w", 7, 4, serves) }),
+        Command::UpdateJobStatus(update(1, Fence(4097), false)),
+        Command::BatchUpdateJobStatus(vec![update(1, Fence(1), true), update(2, Fence(2), false)]),
+        Command::CancelJob(vec![id(1), id(2)]),
+        Command::ReleaseJob(Release {
+            worker: worker("w"),
+            incarnation: Incarnation(3),
+            jobs: vec![(id(1), Fence(5))],
+            leaving: true,
+        }),
+        Command::WorkerLost(vec![(worker("w"), Incarnation(1)), (worker("v"), Incarnation(2))]),
+        Command::SetLimits(Limits::default()),
+    ]
+    .map(stamped)
+    .into()
+}
+
+#[test]
+fn every_command_comes_back_as_it_was() {
+    for sample in samples() {
+        let bytes = encode(&sample);
+        assert_eq!(decode(&bytes), Ok(sample.clone()));
+        assert_eq!(bytes, encode(&sample), "the same bytes each time");
+    }
+}
+
+#[test]
+fn submit_has_the_bytes_that_logs_on_disk_hold() {
+    // Pinned: a change here orphans every log there is.
+    let queue = QueueName::default();
+    let sample = stamped(Command::SubmitJob(vec![
+        NewJob { id: id(1), queue: queue.clone(), body: Body::Payload(Bytes::from_static(b"hi")) },
+        NewJob { id: id(2), queue, body: Body::Command(vec!["ls".into()]) },
+    ]));
+    let mut expected = vec![0x93, 0xcf];
+    expected.extend(1_700_000_000_000u64.to_be_bytes());
+    expected.extend([1, 0x92, 0x93, 0xc4, 16]);
+    expected.extend(id(1).0);
+    expected.extend(b"\xa7default\xc4\x02hi\x93\xc4\x10");
+    expected.extend(id(2).0);
+    expected.extend(b"\xa7default\x91\xa2ls");
+    assert_eq!(encode(&sample), expected);
+}
+
+#[test]
+fn overhead_of_a_submitted_job_is_small() {
+    let jobs: Vec<NewJob> = (0..100).map(|number| payload(number, "default", &[7; 256])).collect();
+    let bytes = encode(&stamped(Command::SubmitJob(jobs)));
+    assert!(bytes.len() <= 100 * (256 + 32), "{}", bytes.len());
+}
+
+#[test]
+fn decode_of_any_beginning_is_refused() {
+    for sample in samples() {
+        let bytes = encode(&sample);
+        for length in 0..bytes.len() {
+            let outcome = decode(&bytes[..length]);
+            assert!(matches!(outcome, Err(DecodeError::Malformed(_))), "{length}: {outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn decode_with_bytes_behind_is_refused() {
+    for sample in samples() {
+        for tail in [&[0xc0][..], &[0xc1], &[0xc6], &[0x93, 1], &[0xff, 0xff]] {
+            let mut bytes = encode(&sample).to_vec();
+            bytes.extend(tail);
+            assert_eq!(decode(&bytes), Err(DecodeError::TrailingBytes));
+        }
+    }
+}
+
+#[test]
+fn decode_unknown_code_or_element_is_refused() {
+    for bytes in [
+        &[0x93, 1, 0, 0x90][..],
+        &[0x93, 1, 10, 0x90],
+        &[0x94, 1, 1, 0x90, 0x90],
+        &[0x92, 1, 1],
+        &[0x93, 0xc0, 1, 0x90],
+        &[0x81, 1, 1],
+        &[0xc0],
+        &[],
+    ] {
+        assert!(matches!(decode(bytes), Err(DecodeError::Malformed(_))), "{bytes:x?}");
+    }
+}
+
+#[test]
+fn decode_claimed_lengths_cost_nothing() {
+    // Four billion of everything, in five bytes each: refused for want of bytes, not of memory.
+    for claim in [
+        &[0x93, 1, 1, 0xdd, 0xff, 0xff, 0xff, 0xff][..],
+        &[0x93, 1, 6, 0xdd, 0xff, 0xff, 0xff, 0xff],
+        &[0x93, 1, 1, 0x91, 0x93, 0xc6, 0xff, 0xff, 0xff, 0xff],
+        &[0x93, 1, 2, 0x91, 0x93, 0xdb, 0xff, 0xff, 0xff, 0xff],
+        &[0xdd, 0xff, 0xff, 0xff, 0xff, 1, 1],
+        &[0x93, 1, 9, 0xdf, 0xff, 0xff, 0xff, 0xff],
+        &[0xc9, 0xff, 0xff, 0xff, 0xff, 1],
+    ] {
+        assert!(matches!(decode(claim), Err(DecodeError::Malformed(_))), "{claim:x?}");
+    }
+}
+
+#[test]
+fn decode_deep_nesting_is_refused() {
+    for opening in [0x91, 0x81, 0x93] {
+        let mut bytes = vec![0x93, 1, 1];
+        bytes.extend(std::iter::repeat_n(opening, 1 << 20));
+        assert!(matches!(decode(&bytes), Err(DecodeError::Malformed(_))));
+        // As an unknown field of a struct, where anything is skipped over.
+        let mut bytes = vec![0x93, 1, 9, 0x81, 0xa1, b'?'];
+        bytes.extend(std::iter::repeat_n(opening, 1 << 20));
+        assert!(matches!(decode(&bytes), Err(DecodeError::Malformed(_))));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn decode_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _outcome = decode(&bytes);
+        let mut begun = vec![0x93, 1, bytes.len() as u8 % 10];
+        begun.extend(&bytes);
+        let _outcome = decode(&begun);
+    }
+
+    #[test]
+    fn decode_of_a_changed_command_never_panics(
+        which in 0usize..12,
+        at in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+    ) {
+        let mut bytes = encode(&samples()[which]).to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        // What is accepted is a command: it can be written and read again.
+        if let Ok(stamped) = decode(&bytes) {
+            prop_assert_eq!(decode(&encode(&stamped)), Ok(stamped));
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Images: whole, and in every way broken.
+
+use proptest::prelude::*;
+use raftq::jobs::command::Command;
+use raftq::jobs::image::{ImageError, RECORD_BYTES_MAX, Restore};
+use raftq::jobs::job::{BODY_BYTES_MAX, Body, NewJob, Serves};
+use raftq::jobs::machine::Machine;
+use raftq::types::Index;
+
+use crate::support::{Rig, id, pair, payload, queue, registration, update};
+
+/// A machine with something of everything in it.
+fn sample() -> Machine {
+    let limits = raftq::jobs::command::Limits { finished_count_max: 2, ..Default::default() };
+    let mut rig = Rig::with_limits(limits);
+    rig.submit_commands(1..=9);
+    rig.submit(payload(10, "mail", b"\0\xff"));
+    rig.register_commands("a", 4);
+    rig.register(registration("m", 1, 1, Serves::Payloads(vec![queue("mail"), queue("post")])));
+    rig.register(registration("gone", 1, 1, Serves::Commands));
+    rig.register(registration("gone", 2, 1, Serves::Commands));
+    rig.lose("gone", 2);
+    rig.assign(vec![pair(1, "a", 1), pair(2, "a", 1), pair(3, "a", 1), pair(10, "m", 1)]);
+    for number in [1, 2] {
+        let fence = rig.machine.job(id(number)).unwrap().fence().unwrap();
+        rig.report(update(number, fence, number == 1));
+    }
+    rig.cancel(4);
+    rig.lose("a", 1);
+    rig.register(registration("a", 2, 2, Serves::Commands));
+    rig.assign_one(3, "a", 2);
+    while !rig.machine.applied_index().0.is_multiple_of(64) {
+        rig.machine.apply_noop(rig.machine.applied_index().next());
+    }
+    let counts = rig.machine.counts();
+    let kinds = [counts.pending, counts.running, counts.failed, counts.cancelled, counts.forgotten];
+    assert!(kinds.iter().all(|count| *count > 0), "{counts:?}");
+    rig.machine
+}
+
+fn records(machine: &Machine) -> Vec<Vec<u8>> {
+    machine.records().collect()
+}
+
+fn restore<'a>(records: impl IntoIterator<Item = &'a Vec<u8>>) -> Result<Machine, ImageError> {
+    let mut restore = Restore::new();
+    for record in records {
+        restore.push(record)?;
+    }
+    restore.finish()
+}
+
+#[test]
+fn image_of_everything_restores_equal() {
+    let machine = sample();
+    let copy = restore(&records(&machine)).unwrap();
+    assert!(copy == machine);
+    copy.assert_consistent();
+    assert_eq!(copy.applied_index(), machine.applied_index());
+    assert_eq!(copy.digests(), machine.digests());
+    assert_eq!(copy.digest_at(Index(64)), machine.digest_at(Index(64)));
+}
+
+#[test]
+fn image_of_an_empty_machine_restores_equal() {
+    let machine = Machine::new();
+    assert_eq!(records(&machine).len(), 2);
+    assert!(restore(&records(&machine)).unwrap() == machine);
+}
+
+#[test]
+fn records_are_bounded_and_group_small_jobs() {
+    let mut machine = Machine::new();
+    let stamp = |command| raftq::jobs::command::Stamped { now: raftq::types::Millis(1), command };
+    let many = (0..4_000).map(|number| payload(number, "q", &[7; 200])).collect();
+    machine.apply(Index(1), &stamp(Command::SubmitJob(many)));
+    let largest = |number| NewJob {
+        body: Body::Payload(vec![1; BODY_BYTES_MAX].into()),
+        ..payload(number, "q", b"")
+    };
+    machine.apply(Index(2), &stamp(Command::SubmitJob((4_000..4_004).map(largest).collect())));
+    let records = records(&machine);
+    assert!(records.iter().all(|record| record.len() <= RECORD_BYTES_MAX));
+    assert!(records.len() < 60, "{}", records.len());
+    assert!(restore(&records).unwrap() == machine);
+}
+
+#[test]
+fn restore_missing_any_record_is_refused() {
+    let records = records(&sample());
+    assert_eq!(records.len(), 5);
+    for missing in 0..records.len() {
+        let rest = records.iter().enumerate().filter(|(at, _)| *at != missing);
+        assert!(restore(rest.map(|(_, record)| record)).is_err(), "without record {missing}");
+    }
+    assert_eq!(restore(&records[..4]).err(), Some(ImageError::Cut));
+    assert_eq!(restore([]).err(), Some(ImageError::Cut));
+}
+
+#[test]
+fn restore_records_twice_or_out_of_order_is_refused() {
+    let records = records(&sample());
+    for at in 0..records.len() {
+        let mut twice = records.clone();
+        twice.insert(at, records[at].clone());
+        assert!(matches!(restore(&twice), Err(ImageError::Order(_))), "record {at} twice");
+        for other in at + 1..records.len() {
+            let mut swapped = records.clone();
+            swapped.swap(at, other);
+            assert!(restore(&swapped).is_err(), "{at} and {other} swapped");
+        }
+    }
+}
+
+#[test]
+fn restore_other_version_is_refused() {
+    let mut records = records(&Machine::new());
+    assert_eq!(records[0][3], 1, "the version");
+    records[0][3] = 2;
+    assert_eq!(restore(&records).err(), Some(ImageError::Version(2)));
+}
+
+#[test]
+fn restore_too_long_or_unknown_record_is_refused() {
+    let mut restore = Restore::new();
+    for record in [vec![0x92; RECORD_BYTES_MAX + 1], vec![], vec![0x92], vec![0x93, 0, 0]] {
+        assert!(matches!(restore.push(&record), Err(ImageError::Malformed(_))));
+    }
+    restore.push(&records(&Machine::new())[0]).unwrap();
+    assert!(matches!(restore.push(&[0x92, 9, 0x90]), Err(ImageError::Malformed(_))));
+}
+
+#[test]
+fn restore_trailing_bytes_are_refused() {
+    for at in 0..5 {
+        let mut records = records(&sample());
+        records[at].push(0xc0);
+        assert!(matches!(restore(&records), Err(ImageError::Malformed(_))), "record {at}");
+    }
+}
+
+#[test]
+fn restore_any_changed_byte_is_refused_or_harmless() {
+    let machine = sample();
+    let whole = records(&machine);
+    let mut accepted = 0;
+    for at in 0..whole.len() {
+        for byte in 0..whole[at].len() {
+            for flip in [0x01, 0x80, 0xff] {
+                let mut records = whole.clone();
+                records[at][byte] ^= flip;
+                if let Ok(copy) = restore(&records) {
+                    // Only the ring of digests is not part of the digest; everything else is.
+                    assert_eq!(copy.digest(), machine.digest());
+                    assert_eq!(copy.counts(), machine.counts());
+                    accepted += 1;
+                }
+            }
+        }
+    }
+    assert!(accepted < 100, "{accepted} changes went unseen");
+}
+
+/// Puts other bytes in the place of the one occurrence of some.
+fn patch(record: &mut [u8], from: &[u8], to: &[u8]) {
+    let places: Vec<usize> =
+        (0..record.len()).filter(|at| record[*at..].starts_with(from)).collect();
+    assert_eq!(places.len(), 1, "{from:x?}");
+    record[places[0]..places[0] + to.len()].copy_from_slice(to);
+}
+
+/// The numbers 4096 × index and up, as a record holds them.
+fn fence_bytes(machine: &Machine, number: u64) -> Vec<u8> {
+    let fence = machine.job(id(number)).unwrap().fence().unwrap();
+    let mut bytes = vec![0xcd];
+    bytes.extend(u16::try_from(fence.0).unwrap().to_be_bytes());
+    bytes
+}
+
+#[test]
+fn restore_two_jobs_under_one_token_is_refused() {
+    let mut rig = Rig::new();
+    rig.submit_commands([1, 2]);
+    rig.register_commands("w", 2);
+    rig.assign(vec![pair(1, "w", 1), pair(2, "w", 1)]);
+    let mut records = records(&rig.machine);
+    let (one, two) = (fence_bytes(&rig.machine, 1), fence_bytes(&rig.machine, 2));
+    patch(&mut records[2], &two, &one);
+    assert!(matches!(restore(&records), Err(ImageError::Contradiction(_))));
+}
+
+#[test]
+fn restore_two_endings_or_two_waiting_jobs_in_one_place_is_refused() {
+    let mut rig = Rig::new();
+    rig.submit_commands([1, 2, 3, 4]);
+    rig.cancel(1);
+    rig.cancel(2);
+    let whole = records(&rig.machine);
+    // An ending begins with its order, an array of seven.
+    let mut endings = whole.clone();
+    patch(&mut endings[1], &[0x97, 2, 0xcd], &[0x97, 1]);
+    assert!(matches!(restore(&endings), Err(ImageError::Contradiction(_))));
+    // After a command's last word come its sequence and its time.
+    let mut places = whole.clone();
+    patch(&mut places[1], b"echo\x004\x04", b"echo\x004\x03");
+    assert!(matches!(restore(&places), Err(ImageError::Contradiction(_))));
+    assert!(restore(&whole).is_ok());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn restore_never_panics(
+        code in 0u8..6,
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+        headed in any::<bool>(),
+    ) {
+        let mut restore = Restore::new();
+        if headed {
+            restore.push(&records(&sample())[0]).unwrap();
+        }
+        let mut record = vec![0x92, code];
+        record.extend(bytes);
+        if restore.push(&record).is_ok() {
+            let _outcome = restore.finish();
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! What holds after any sequence of commands whatever.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use raftq::jobs::codec::{decode, encode};
+use raftq::jobs::command::{
+    Command, Event, Limits, Outcome, Pair, Registration, Release, Stamped, StatusUpdate,
+};
+use raftq::jobs::image::Restore;
+use raftq::jobs::job::{Body, NewJob, Serves, Status};
+use raftq::jobs::machine::{Applied, Machine};
+use raftq::jobs::scheduler::{Proposed, schedule};
+use raftq::types::{Fence, Incarnation, JobId, Millis, WorkerId};
+
+use crate::support::{id, queue, verdict, worker};
+
+const WORKERS: [&str; 4] = ["a", "b", "c", "d"];
+
+/// One step, in terms of the few jobs and workers there are; it becomes a command with a look at
+/// the machine, so that most of them mean something.
+#[derive(Clone, Debug)]
+pub(crate) enum Op {
+    Submit(Vec<(u64, u8)>),
+    Assign(Vec<(u64, usize)>),
+    Schedule { max: usize },
+    Register { worker: usize, start: u64, slots: u32, serves: u8, gave_up: bool },
+    Report(Vec<(u64, u64, bool)>),
+    Cancel(Vec<u64>),
+    Release { worker: usize, jobs: Vec<u64>, leaving: bool },
+    Lose { worker: usize, start: Option<u64> },
+    Limits(Limits),
+    Noop,
+    Wait(u64),
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    (0u64..8, 0u64..3_000, 0u64..4_000, 1u64..3, 0u64..2_000, 0u32..4, 0u32..5).prop_map(
+        |(count, age, bytes, room, kept, attempts, workers)| Limits {
+            finished_count_max: count,
+            finished_age_ms_max: age,
+            finished_bytes_max: bytes,
+            resident_bytes_max: room * 8_000,
+            id_kept_ms: kept,
+            attempts_max: attempts,
+            workers_max: workers,
+        },
+    )
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let job = || 0u64..24;
+    let who = || 0usize..4;
+    prop_oneof![
+        4 => prop::collection::vec((job(), 0u8..12), 0..6).prop_map(Op::Submit),
+        2 => prop::collection::vec((job(), who()), 0..5).prop_map(Op::Assign),
+        4 => (0usize..6).prop_map(|max| Op::Schedule { max }),
+        3 => (who(), 0u64..5, 0u32..4, 0u8..8, any::<bool>()).prop_map(
+            |(worker, start, slots, serves, gave_up)| Op::Register { worker, start, slots, serves, gave_up }
+        ),
+        4 => prop::collection::vec((job(), 0u64..4, any::<bool>()), 0..5).prop_map(Op::Report),
+        1 => prop::collection::vec(job(), 0..3).prop_map(Op::Cancel),
+        1 => (who(), prop::collection::vec(job(), 0..4), any::<bool>())
+            .prop_map(|(worker, jobs, leaving)| Op::Release { worker, jobs, leaving }),
+        1 => (who(), prop::option::weighted(0.2, 0u64..5))
+            .prop_map(|(worker, start)| Op::Lose { worker, start }),
+        1 => limits().prop_map(Op::Limits),
+        1 => Just(Op::Noop),
+        2 => (0u64..2_000).prop_map(Op::Wait),
+    ]
+}
+
+pub(crate) fn ops() -> impl Strategy<Value = Vec<Op>> {
+    prop::collection::vec(op(), 0..80)
+}
+
+fn new_job(number: u64, shape: u8) -> NewJob {
+    let body = match shape % 4 {
+        0 => Body::Command(vec!["run".into(), String::new(), number.to_string()]),
+        1 => Body::Payload(Bytes::from(vec![shape; number as usize])),
+        2 => Body::Payload(Bytes::new()),
+        _ => Body::Command(vec![if shape > 9 { String::new() } else { "x".into() }]),
+    };
+    NewJob { id: id(number), queue: queue(["p", "q", "r"][usize::from(shape / 4)]), body }
+}
+
+fn start_of(machine: &Machine, worker: &WorkerId) -> Incarnation {
+    machine.worker(worker).map_or(Incarnation(0), |it| it.incarnation)
+}
+
+fn fence_of(machine: &Machine, job: JobId) -> Fence {
+    machine.job(job).and_then(|job| job.fence()).unwrap_or_default()
+}
+
+fn command(machine: &Machine, op: &Op) -> Option<Command> {
+    let name = |which: usize| worker(WORKERS[which]);
+    Some(match op {
+        Op::Submit(jobs) => Command::SubmitJob(
+            jobs.iter().map(|(number, shape)| new_job(*number, *shape)).collect(),
+        ),
+        Op::Assign(pairs) => Command::AssignJob(
+            pairs
+                .iter()
+                .map(|(number, which)| Pair {
+                    job: id(*number),
+                    incarnation: start_of(machine, &name(*which)),
+                    worker: name(*which),
+                })
+                .collect(),
+        ),
+        Op::Schedule { max } => {
+            Command::AssignJob(schedule(machine, &|_, _| true, &Proposed::default(), *max))
+        }
+        Op::Register { worker, start, slots, serves, gave_up } => {
+            Command::RegisterWorker(Registration {
+                worker: name(*worker),
+                incarnation: Incarnation(*start),
+                slots: *slots,
+                serves: match serves {
+                    0..4 => Serves::Commands,
+                    4 => Serves::Payloads(vec![queue("p")]),
+                    5 => Serves::Payloads(vec![queue("r"), queue("q")]),
+                    6 => Serves::Payloads(vec![queue("p"), queue("p")]),
+                    _ => Serves::Payloads(vec![]),
+                },
+                gave_up: *gave_up,
+            })
+        }
+        Op::Report(reports) => Command::BatchUpdateJobStatus(
+            reports
+                .iter()
+                .map(|(number, stale, completed)| StatusUpdate {
+                    job: id(*number),
+                    fence: Fence(fence_of(machine, id(*number)).0.saturating_sub(stale / 3)),
+                    verdict: verdict(*completed),
+                })
+                .collect(),
+        ),
+        Op::Cancel(numbers) => Command::CancelJob(numbers.iter().copied().map(id).collect()),
+        Op::Release { worker, jobs, leaving } => Command::ReleaseJob(Release {
+            worker: name(*worker),
+            incarnation: start_of(machine, &name(*worker)),
+            jobs: jobs.iter().map(|it| (id(*it), fence_of(machine, id(*it)))).collect(),
+            leaving: *leaving,
+        }),
+        Op::Lose { worker, start } => {
+            let start = start.map_or(start_of(machine, &name(*worker)), Incarnation);
+            Command::WorkerLost(vec![(name(*worker), start)])
+        }
+        Op::Limits(limits) => Command::SetLimits(*limits),
+        Op::Noop | Op::Wait(_) => return None,
+    })
+}
+
+/// Called after each entry with the machine, the command (no-ops have none) and what it came to.
+pub(crate) type See<'a> = dyn FnMut(&Machine, Option<&Stamped>, Option<&Applied>) + 'a;
+
+/// Applies the steps; `see` is called after each.
+pub(crate) fn run(machine: &mut Machine, ops: &[Op], see: &mut See<'_>) {
+    let mut now = 1_000;
+    for op in ops {
+        if let Op::Wait(ms) = op {
+            now += ms;
+            continue;
+        }
+        let index = machine.applied_index().next();
+        match command(machine, op) {
+            Some(command) => {
+                let stamped = Stamped { now: Millis(now), command };
+                let applied = machine.apply(index, &stamped);
+                see(machine, Some(&stamped), Some(&applied));
+            }
+            None => {
+                machine.apply_noop(index);
+                see(machine, None, None);
+            }
+        }
+    }
+}
+
+fn records(machine: &Machine) -> Vec<Vec<u8>> {
+    machine.records().collect()
+}
+
+fn restored(records: &[Vec<u8>]) -> Machine {
+    let mut restore = Restore::new();
+    records.iter().for_each(|record| restore.push(record).unwrap());
+    restore.finish().unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn machine_is_consistent_after_every_entry(ops in ops()) {
+        let mut machine = Machine::new();
+        run(&mut machine, &ops, &mut |machine, _, _| {
+            machine.assert_consistent();
+            assert_eq!(machine.recount(), machine.digest());
+        });
+    }
+
+    #[test]
+    fn fences_strictly_rise_and_ended_jobs_never_change(ops in ops()) {
+        let mut machine = Machine::new();
+        let mut last = Fence(0);
+        let mut ended: Vec<(JobId, Status)> = Vec::new();
+        run(&mut machine, &ops, &mut |machine, _, applied| {
+            for event in applied.iter().flat_map(|it| &it.events) {
+                match event {
+                    Event::Assigned { fence, .. } => {
+                        assert!(*fence > last, "{fence} after {last}");
+                        last = *fence;
+                    }
+                    Event::Withdrawn { fence, .. } => assert!(*fence <= last),
+                    Event::Ended { job, status } => ended.push((*job, *status)),
+                }
+            }
+            ended.retain(|(job, _)| machine.is_known(*job));
+            for (job, status) in &ended {
+                assert!(machine.job(*job).is_none_or(|job| job.status == *status));
+            }
+        });
+    }
+
+    #[test]
+    fn jobs_of_a_queue_are_scheduled_in_commit_order(ops in ops()) {
+        let mut machine = Machine::new();
+        run(&mut machine, &ops, &mut |_, _, _| {});
+        let pairs = schedule(&machine, &|_, _| true, &Proposed::default(), 4096);
+        let mut left = pairs.clone();
+        for line in [Serves::Commands, Serves::Payloads(vec![queue("p")])] {
+            let lane = |job: JobId| machine.job(job).unwrap().lane();
+            let ours = |job: JobId| match (&line, lane(job)) {
+                (Serves::Commands, raftq::jobs::resident::Lane::Commands) => true,
+                (Serves::Payloads(queues), raftq::jobs::resident::Lane::Payloads(queue)) => {
+                    queues.contains(&queue)
+                }
+                _ => false,
+            };
+            let order: Vec<u64> = left
+                .extract_if(.., |pair| ours(pair.job))
+                .map(|pair| machine.job(pair.job).unwrap().sequence)
+                .collect();
+            prop_assert!(order.is_sorted());
+        }
+    }
+
+    #[test]
+    fn replicas_are_equal_byte_by_byte(ops in ops()) {
+        let mut leader = Machine::new();
+        let mut follower = Machine::new();
+        run(&mut leader, &ops, &mut |leader, stamped, applied| {
+            let index = leader.applied_index();
+            match stamped {
+                Some(stamped) => {
+                    let decoded = decode(&encode(stamped)).unwrap();
+                    assert_eq!(&decoded, stamped);
+                    assert_eq!(Some(&follower.apply(index, &decoded)), applied);
+                }
+                None => follower.apply_noop(index),
+            }
+            assert_eq!(leader.digest(), follower.digest());
+        });
+        prop_assert_eq!(records(&leader), records(&follower));
+        prop_assert_eq!(leader.digests(), follower.digests());
+    }
+
+    #[test]
+    fn image_restores_the_same_machine_and_goes_on_alike(ops in ops(), cut in 0usize..80) {
+        let (before, after) = ops.split_at(cut.min(ops.len()));
+        let mut machine = Machine::new();
+        run(&mut machine, before, &mut |_, _, _| {});
+        let mut copy = restored(&records(&machine));
+        copy.assert_consistent();
+        prop_assert!(copy == machine);
+        prop_assert_eq!(records(&copy), records(&machine));
+        run(&mut machine, after, &mut |_, _, _| {});
+        run(&mut copy, after, &mut |_, _, _| {});
+        prop_assert!(copy == machine);
+    }
+}
+
+/// Keeps the generator honest: every outcome a client can hear must come up.
+#[test]
+fn generated_commands_reach_every_kind_of_answer() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..400 {
+        let ops = ops().new_tree(&mut runner).unwrap().current();
+        run(&mut Machine::new(), &ops, &mut |machine, _, applied| {
+            let Some(applied) = applied else { return };
+            let told: Vec<String> = match &applied.outcome {
+                Outcome::Submitted(outcomes) => {
+                    outcomes.iter().map(|it| format!("{it:?}")).collect()
+                }
+                Outcome::Updated(outcomes) => outcomes.iter().map(|it| format!("{it:?}")).collect(),
+                Outcome::Cancelled(outcomes) => {
+                    outcomes.iter().map(|it| format!("cancel {it:?}")).collect()
+                }
+                Outcome::Registered(outcome) => vec![format!("register {outcome:?}")],
+                Outcome::Assigned(count) => vec![format!("assigned {}", *count > 1)],
+                Outcome::Released(count) => vec![format!("released {}", *count > 1)],
+                Outcome::Lost(count) => vec![format!("lost {count}")],
+                Outcome::LimitsSet => vec![],
+            };
+            let short =
+                |it: &String| it.split(['(', ' ', '{']).take(2).collect::<Vec<_>>().join(" ");
+            seen.extend(told.iter().map(short));
+            if machine.counts().forgotten > 0 {
+                seen.insert("forgotten".into());
+            }
+        });
+    }
+    for wanted in [
+        "Created",
+        "Known",
+        "AlreadyExists",
+        "Exhausted",
+        "Applied",
+        "NotFound",
+        "cancel Cancelled",
+        "cancel Ended",
+        "cancel NotFound",
+        "register Registered",
+        "register Exhausted",
+        "register Invalid",
+        "register Superseded",
+        "assigned true",
+        "released true",
+        "lost 0",
+        "lost 1",
+        "forgotten",
+    ] {
+        assert!(seen.contains(wanted), "{wanted} is not among {seen:?}");
+    }
+    for begins in ["Invalid", "StaleFence"] {
+        assert!(seen.iter().any(|it| it.starts_with(begins)), "{begins} is not among {seen:?}");
+    }
+}

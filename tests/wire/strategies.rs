@@ -1,0 +1,459 @@
+//! Every message that can be, drawn at random.
+
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use raftq::jobs::command::{Registration, Release, StatusUpdate};
+use raftq::jobs::job::{Assignment, Body, JobView, NewJob, Serves, Status, Verdict};
+use raftq::raft::message::{
+    AppendOutcome, Configuration, Entry, EntryKind, Message, SnapshotMeta, Voter,
+};
+use raftq::types::{
+    ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Term, WorkerId,
+};
+use raftq::wire::hello::Reject;
+use raftq::wire::message::{
+    BulkMessage, ClusterStatus, Code, Filter, Hello, LeaderHint, LogLine, NodeStatus, PeerHello,
+    PeerMessage, Refusal, Reply, Request, Role, Submitted, WAIT_MS_MAX, Welcome, WorkerView,
+};
+use raftq::wire::request::LIST_LOG_MAX;
+
+use crate::support::Any;
+
+fn job_id() -> impl Strategy<Value = JobId> {
+    any::<[u8; 16]>().prop_map(JobId)
+}
+
+fn queue() -> impl Strategy<Value = QueueName> {
+    "[A-Za-z0-9._-]{1,64}".prop_map(|text| QueueName::new(&text).expect("a name"))
+}
+
+fn worker() -> impl Strategy<Value = WorkerId> {
+    "[A-Za-z0-9._-]{1,64}".prop_map(|text| WorkerId::new(&text).expect("a name"))
+}
+
+fn data(max: usize) -> impl Strategy<Value = Bytes> {
+    vec(any::<u8>(), 0..max).prop_map(Bytes::from)
+}
+
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![0..200_u64, any::<u64>()]
+}
+
+fn body() -> impl Strategy<Value = Body> {
+    prop_oneof![
+        ("[a-z]{1,9}", vec("[^\0]{0,40}", 0..20))
+            .prop_map(|(program, words)| Body::Command([vec![program], words].concat())),
+        data(400).prop_map(Body::Payload),
+    ]
+}
+
+pub(crate) fn new_job() -> impl Strategy<Value = NewJob> {
+    (job_id(), queue(), body()).prop_map(|(id, queue, body)| NewJob { id, queue, body })
+}
+
+fn status() -> impl Strategy<Value = Status> {
+    prop::sample::select(Status::ALL.to_vec())
+}
+
+fn hint() -> impl Strategy<Value = LeaderHint> {
+    (number(), "[a-z0-9.:]{0,40}", number()).prop_map(|(id, addr, term)| LeaderHint {
+        id: NodeId(id),
+        addr,
+        term: Term(term),
+    })
+}
+
+fn refusal() -> impl Strategy<Value = Refusal> {
+    let code = prop::sample::select(Code::ALL.to_vec());
+    (code, ".{0,100}", any::<bool>(), option::of(number()), option::of(hint())).prop_map(
+        |(code, message, unknown, retry_after_ms, leader)| Refusal {
+            code,
+            message,
+            unknown,
+            retry_after_ms,
+            leader,
+        },
+    )
+}
+
+fn results<T: std::fmt::Debug>(
+    ok: impl Strategy<Value = T>,
+) -> impl Strategy<Value = Vec<Result<T, Refusal>>> {
+    vec(prop_oneof![ok.prop_map(Ok), refusal().prop_map(Err)], 0..6)
+}
+
+fn serves() -> impl Strategy<Value = Serves> {
+    let queues = prop::collection::btree_set(queue(), 1..5);
+    prop_oneof![
+        Just(Serves::Commands),
+        queues.prop_map(|queues| Serves::Payloads(queues.into_iter().collect())),
+    ]
+}
+
+pub(crate) fn update() -> impl Strategy<Value = StatusUpdate> {
+    let verdict =
+        (any::<bool>(), option::of(any::<i32>()), data(200), any::<bool>(), option::of(".{0,99}"));
+    (job_id(), number(), verdict).prop_map(
+        |(job, fence, (completed, exit_code, output, output_cut, error))| StatusUpdate {
+            job,
+            fence: Fence(fence),
+            verdict: Verdict { completed, exit_code, output, output_cut, error },
+        },
+    )
+}
+
+fn view(with_body: bool) -> impl Strategy<Value = JobView> {
+    let body = body().prop_map(move |body| with_body.then_some(body));
+    let times = (number(), option::of(number()), option::of(number()));
+    let texts = (data(200), any::<bool>(), option::of(".{0,99}"));
+    let held = (any::<u32>(), option::of(worker()), option::of(number()), option::of(any::<i32>()));
+    (job_id(), queue(), status(), held, texts, times, body).prop_map(
+        |(id, queue, status, (attempt, worker, fence, exit_code), texts, times, body)| JobView {
+            id,
+            queue,
+            status,
+            attempt,
+            worker,
+            fence: fence.map(Fence),
+            exit_code,
+            output: texts.0,
+            output_cut: texts.1,
+            error: texts.2,
+            created_ms: Millis(times.0),
+            started_ms: times.1.map(Millis),
+            finished_ms: times.2.map(Millis),
+            body,
+        },
+    )
+}
+
+fn requests() -> impl Strategy<Value = Request> {
+    let start = || (worker(), number().prop_map(Incarnation));
+    prop_oneof![
+        Just(Request::Ping),
+        Just(Request::ListWorkers),
+        new_job().prop_map(Request::SubmitJob),
+        vec(new_job(), 0..5).prop_map(Request::SubmitBatch),
+        job_id().prop_map(|id| Request::GetJob { id }),
+        (
+            option::of(status()),
+            option::of(queue()),
+            option::of(worker()),
+            option::of(job_id()),
+            0..=1000_u32
+        )
+            .prop_map(|(status, queue, worker, after, limit)| {
+                Request::ListJobs(Filter { status, queue, worker, after, limit })
+            }),
+        (vec(job_id(), 0..9), 0..=WAIT_MS_MAX)
+            .prop_map(|(ids, wait_ms)| Request::WaitJobs { ids, wait_ms }),
+        vec(job_id(), 0..9).prop_map(|ids| Request::CancelJobs { ids }),
+        any::<bool>().prop_map(|local| Request::GetClusterStatus { local }),
+        (number(), 0..=LIST_LOG_MAX)
+            .prop_map(|(from, limit)| Request::ListLog { from: Index(from), limit }),
+        option::of(number()).prop_map(|to| Request::TransferLeadership { to: to.map(NodeId) }),
+        (start(), 1..=4096_u32, serves(), any::<bool>()).prop_map(
+            |((worker, incarnation), slots, serves, gave_up)| {
+                Request::RegisterWorker(Registration {
+                    worker,
+                    incarnation,
+                    slots,
+                    serves,
+                    gave_up,
+                })
+            }
+        ),
+        (start(), any::<bool>()).prop_map(|((worker, incarnation), draining)| {
+            Request::Heartbeat { worker, incarnation, draining }
+        }),
+        (start(), number(), 0..=256_u32, 0..=WAIT_MS_MAX).prop_map(
+            |((worker, incarnation), after, max, wait_ms)| {
+                Request::Reserve { worker, incarnation, after: Fence(after), max, wait_ms }
+            }
+        ),
+        update().prop_map(Request::UpdateJobStatus),
+        vec(update(), 0..5).prop_map(Request::BatchUpdateJobStatus),
+        (start(), vec((job_id(), number().prop_map(Fence)), 0..5), any::<bool>()).prop_map(
+            |((worker, incarnation), jobs, leaving)| {
+                Request::ReleaseJobs(Release { worker, incarnation, jobs, leaving })
+            }
+        ),
+    ]
+}
+
+fn assignments() -> impl Strategy<Value = Vec<Assignment>> {
+    let one = (job_id(), queue(), any::<u32>(), body());
+    (0..1_000_000_u64, vec(one, 0..5)).prop_map(|(first, jobs)| {
+        let jobs = jobs.into_iter().zip(first..);
+        let assignment = |((id, queue, attempt, body), fence)| Assignment {
+            id,
+            queue,
+            attempt,
+            fence: Fence(fence),
+            body,
+        };
+        jobs.map(assignment).collect()
+    })
+}
+
+fn node_status() -> impl Strategy<Value = NodeStatus> {
+    (
+        number(),
+        "[a-z0-9.:]{0,40}",
+        "[a-z]{0,9}",
+        any::<bool>(),
+        number(),
+        number(),
+        number(),
+        "[0-9a-f]{32}",
+    )
+        .prop_map(
+            |(id, addr, role, is_alive, match_index, applied_index, digest_index, digest)| {
+                NodeStatus {
+                    id: NodeId(id),
+                    addr,
+                    role,
+                    is_alive,
+                    match_index: Index(match_index),
+                    applied_index: Index(applied_index),
+                    digest_index: Index(digest_index),
+                    digest,
+                }
+            },
+        )
+}
+
+fn replies() -> impl Strategy<Value = Reply> {
+    let submitted =
+        || (job_id(), any::<bool>()).prop_map(|(id, created)| Submitted { id, created });
+    let status_of_all = (
+        any::<[u8; 16]>(),
+        any::<bool>(),
+        number(),
+        option::of(number()),
+        vec(node_status(), 0..4),
+    );
+    prop_oneof![
+        Just(Reply::Pong),
+        Just(Reply::Registered),
+        submitted().prop_map(Reply::Submitted),
+        results(submitted()).prop_map(Reply::SubmittedBatch),
+        number().prop_map(|term| Reply::HeartbeatAck { term: Term(term) }),
+        results(Just(())).prop_map(Reply::Updated),
+        any::<u32>().prop_map(|count| Reply::Released { count }),
+        assignments().prop_map(Reply::Reserved),
+        view(true).prop_map(|job| Reply::Job(Box::new(job))),
+        (vec(view(false), 0..5), any::<bool>()).prop_map(|(jobs, more)| Reply::Jobs { jobs, more }),
+        results(view(false)).prop_map(Reply::Waited),
+        results(status()).prop_map(Reply::Cancelled),
+        vec((worker(), number(), serves(), any::<u32>()), 0..4).prop_map(|workers| {
+            let view = |(id, incarnation, serves, slots)| WorkerView {
+                id,
+                incarnation: Incarnation(incarnation),
+                serves,
+                slots,
+                running: slots / 2,
+                state: "live".into(),
+                registered_ms: Millis(5),
+            };
+            Reply::Workers(workers.into_iter().map(view).collect())
+        }),
+        status_of_all.prop_map(|(cluster, from_leader, term, leader, nodes)| {
+            Reply::ClusterStatus(Box::new(ClusterStatus {
+                cluster_id: ClusterId(cluster),
+                node: NodeId(1),
+                from_leader,
+                term: Term(term),
+                leader: leader.map(NodeId),
+                commit_index: Index(term),
+                nodes,
+            }))
+        }),
+        vec((number(), number(), ".{0,30}"), 0..4).prop_map(|lines| {
+            let line = |(index, term, summary)| LogLine {
+                index: Index(index),
+                term: Term(term),
+                kind: "noop".into(),
+                bytes: 5,
+                now_ms: Millis(6),
+                summary,
+            };
+            Reply::Log(lines.into_iter().map(line).collect())
+        }),
+        number().prop_map(|to| Reply::Transferred { to: NodeId(to) }),
+        refusal().prop_map(Reply::Refused),
+    ]
+}
+
+fn meta() -> impl Strategy<Value = SnapshotMeta> {
+    let voter = ("[a-z0-9.:]{0,30}", option::of(any::<[u8; 16]>()));
+    (number(), number(), any::<[u8; 16]>(), vec(voter, 1..=7)).prop_map(
+        |(index, term, cluster, voters)| {
+            let voters = voters.into_iter().zip(1..);
+            let voters =
+                voters.map(|((addr, dir), id)| Voter { id: NodeId(id), addr, dir: dir.map(DirId) });
+            SnapshotMeta {
+                index: Index(index),
+                term: Term(term),
+                configuration: Configuration {
+                    cluster: ClusterId(cluster),
+                    voters: voters.collect(),
+                },
+            }
+        },
+    )
+}
+
+fn append() -> impl Strategy<Value = Message> {
+    let kinds = vec![EntryKind::Noop, EntryKind::Configuration, EntryKind::Command];
+    let entry = (number(), prop::sample::select(kinds), data(60));
+    ([number(), number(), number(), number(), number()], 0..u64::MAX - 10, vec(entry, 0..6))
+        .prop_map(|([term, prev_term, commit, session, round], prev, entries)| {
+            let entries = entries.into_iter().zip(prev + 1..);
+            let entries = entries.map(|((term, kind, data), index)| Entry {
+                index: Index(index),
+                term: Term(term),
+                kind,
+                data,
+            });
+            Message::AppendEntries {
+                term: Term(term),
+                prev_index: Index(prev),
+                prev_term: Term(prev_term),
+                entries: entries.collect(),
+                commit_index: Index(commit),
+                session,
+                round,
+            }
+        })
+}
+
+fn messages() -> impl Strategy<Value = Message> {
+    let pair = || (number().prop_map(Index), number().prop_map(Term));
+    let term = || number().prop_map(Term);
+    let outcome = prop_oneof![
+        number().prop_map(|index| AppendOutcome::Accepted { match_index: Index(index) }),
+        (number(), pair()).prop_map(|(prev, (hint_index, hint_term))| {
+            AppendOutcome::Rejected { prev_index: Index(prev), hint_index, hint_term }
+        }),
+    ];
+    prop_oneof![
+        (term(), pair()).prop_map(|(term, (last_index, last_term))| Message::PreVote {
+            term,
+            last_index,
+            last_term
+        }),
+        (term(), any::<bool>()).prop_map(|(term, granted)| Message::PreVoteReply { term, granted }),
+        (term(), pair(), any::<bool>()).prop_map(|(term, (last_index, last_term), transfer)| {
+            Message::Vote { term, last_index, last_term, transfer }
+        }),
+        (term(), any::<bool>()).prop_map(|(term, granted)| Message::VoteReply { term, granted }),
+        append(),
+        (term(), outcome, number(), number()).prop_map(|(term, outcome, session, round)| {
+            Message::AppendReply { term, outcome, session, round }
+        }),
+        (term(), meta()).prop_map(|(term, meta)| Message::InstallSnapshot { term, meta }),
+        term().prop_map(|term| Message::TimeoutNow { term }),
+        (term(), number()).prop_map(|(term, token)| Message::ReadIndex { term, token }),
+        (term(), number(), option::of(number())).prop_map(|(term, token, index)| {
+            Message::ReadIndexReply { term, token, index: index.map(Index) }
+        }),
+    ]
+}
+
+fn peer_messages() -> impl Strategy<Value = PeerMessage> {
+    let digest = (number().prop_map(Index), any::<u128>());
+    (any::<u16>(), number(), number(), vec(digest, 0..=4), messages()).prop_map(
+        |(group, wall, applied, digests, message)| PeerMessage {
+            group,
+            wall_ms: Millis(wall),
+            applied_index: Index(applied),
+            digests,
+            message,
+        },
+    )
+}
+
+fn bulk() -> impl Strategy<Value = BulkMessage> {
+    let id = any::<[u8; 16]>;
+    prop_oneof![
+        (number(), meta(), id(), number()).prop_map(|(term, meta, id, bytes)| BulkMessage::Offer {
+            term: Term(term),
+            meta,
+            id,
+            bytes
+        }),
+        (id(), number()).prop_map(|(id, offset)| BulkMessage::Accept { id, offset }),
+        (number(), any::<bool>(), ".{0,50}").prop_map(|(term, held, reason)| {
+            BulkMessage::Decline { term: Term(term), held, reason }
+        }),
+        (id(), number(), data(500)).prop_map(|(id, offset, data)| BulkMessage::Chunk {
+            id,
+            offset,
+            data
+        }),
+        (id(), number()).prop_map(|(id, offset)| BulkMessage::Window { id, offset }),
+        id().prop_map(|id| BulkMessage::Done { id }),
+    ]
+}
+
+fn handshakes() -> impl Strategy<Value = Any> {
+    let peer = (number(), any::<[u8; 16]>(), number(), any::<u32>());
+    let hello = (any::<(u32, u32, [u8; 16], bool)>(), "[ -~]{0,128}", option::of(peer)).prop_map(
+        |((a, b, cluster, bulk), agent, peer)| {
+            let peer = peer.map(|(node, dir, expects, peers_crc)| PeerHello {
+                node: NodeId(node),
+                dir: DirId(dir),
+                expects: NodeId(expects),
+                peers_crc,
+            });
+            let role = match (&peer, bulk) {
+                (None, _) => Role::Client,
+                (Some(_), false) => Role::Raft,
+                (Some(_), true) => Role::Bulk,
+            };
+            let (version_min, version_max) = (a.min(b), a.max(b));
+            Any::Hello(Hello {
+                version_min,
+                version_max,
+                cluster: ClusterId(cluster),
+                role,
+                agent,
+                peer,
+            })
+        },
+    );
+    let nodes = vec((number().prop_map(NodeId), "[a-z0-9.:]{0,40}"), 0..8);
+    let welcome =
+        (any::<(u32, [u8; 16], [u8; 16], u32, u32)>(), number(), option::of(hint()), nodes);
+    let welcome =
+        welcome.prop_map(|((version, cluster, dir, frame, flight), node, leader, nodes)| {
+            Any::Welcome(Welcome {
+                version,
+                cluster: ClusterId(cluster),
+                node: NodeId(node),
+                dir: DirId(dir),
+                leader,
+                nodes,
+                frame_bytes_max: frame,
+                in_flight_max: flight,
+            })
+        });
+    let code = prop::sample::select(Code::ALL.to_vec());
+    let reject = (code, ".{0,99}", any::<(u32, u32)>()).prop_map(|(code, message, versions)| {
+        Any::Reject(Reject { code, message, version_min: versions.0, version_max: versions.1 })
+    });
+    prop_oneof![hello, welcome, reject]
+}
+
+pub(crate) fn any_message() -> impl Strategy<Value = Any> {
+    prop_oneof![
+        handshakes(),
+        requests().prop_map(Any::Request),
+        replies().prop_map(Any::Reply),
+        peer_messages().prop_map(Any::Peer),
+        bulk().prop_map(Any::Bulk),
+    ]
+}
