@@ -7,7 +7,7 @@ use raftq::raft::effects::{Persist, ReadLog};
 use raftq::raft::message::{Configuration, Entry, EntryKind, HardState, SnapshotMeta};
 use raftq::storage::disk::{Disk, DiskFile};
 use raftq::storage::error::OpenError;
-use raftq::storage::log::{Log, MakeNow, Options, read_entries, segment_name};
+use raftq::storage::log::{Log, MakeNow, Options, Segments, read_entries, segment_name};
 use raftq::storage::memory::{Fault, Memory};
 use raftq::storage::recover::{Recovery, recover};
 use raftq::types::{ClusterId, Index, NodeId, Term};
@@ -126,6 +126,44 @@ fn record_that_was_never_synced_is_durable_before_a_start_speaks_of_it() {
         assert_eq!(kept, found, "call {call}: found {found} entries, kept {kept}");
     }
     assert!(unsynced > 10, "{unsynced} records were written and not synced");
+}
+
+/// Hands out the segment that a start found prepared, then makes more.
+struct Prepared<'a> {
+    spare: Option<<Memory as Disk>::File>,
+    disk: &'a Memory,
+}
+
+impl Segments<<Memory as Disk>::File> for Prepared<'_> {
+    fn next(&mut self, number: u64) -> std::io::Result<<Memory as Disk>::File> {
+        match self.spare.take() {
+            Some(file) => Ok(file),
+            None => MakeNow { disk: self.disk, bytes: SEGMENT_BYTES }.next(number),
+        }
+    }
+}
+
+#[test]
+fn segment_whose_name_was_never_synced_is_durable_before_it_is_written() {
+    let mut spares = 0;
+    for call in 0..calls_of_a_fill(25) {
+        let disk = Memory::default();
+        let mut log = start(&disk).log;
+        disk.fail_at(call, Fault::Io);
+        fill(&mut log, &disk, 25);
+        let killed = disk.copy();
+        let Recovery { mut log, spare, tail, .. } = start(&killed);
+        spares += u64::from(spare.is_some());
+        let mut segments = Prepared { spare, disk: &killed };
+        let (number, mut next) = (log.segment(), tail.len() as u64 + 1);
+        while log.segment() == number {
+            log.append(&batch(vec![entry(next, 99)]), &mut segments).unwrap();
+            next += 1;
+        }
+        let last = start(&killed.after_power_cut()).tail.pop().unwrap();
+        assert_eq!(last, entry(next - 1, 99), "call {call}");
+    }
+    assert!(spares > 2, "{spares} prepared segments");
 }
 
 /// A new leader's entries may begin below the first one of their segment. Once the segments before are

@@ -45,9 +45,7 @@ impl Content {
     fn sync(&mut self) {
         self.durable.resize(self.now.len(), 0);
         for sector in std::mem::take(&mut self.dirty) {
-            let at = sector * SECTOR_BYTES;
-            let into = self.durable.iter_mut().skip(at).take(SECTOR_BYTES);
-            into.zip(self.now.iter().skip(at)).for_each(|(into, from)| *into = *from);
+            copy_sector(&mut self.durable, &self.now, sector);
         }
     }
 
@@ -60,12 +58,20 @@ impl Content {
     fn torn(&self, dice: &mut fastrand::Rng) -> Vec<u8> {
         let length = if dice.bool() { self.now.len() } else { self.durable.len() };
         let mut torn = vec![0; length];
-        for (sector, into) in torn.chunks_mut(SECTOR_BYTES).enumerate() {
+        for sector in 0..length.div_ceil(SECTOR_BYTES) {
             let side = if dice.bool() { &self.now } else { &self.durable };
-            let from = side.get(sector * SECTOR_BYTES..).unwrap_or_default();
-            into.iter_mut().zip(from).for_each(|(into, from)| *into = *from);
+            copy_sector(&mut torn, side, sector);
         }
         torn
+    }
+}
+
+/// Copies what two files share of a sector.
+fn copy_sector(into: &mut [u8], from: &[u8], sector: usize) {
+    let start = sector * SECTOR_BYTES;
+    let end = (start + SECTOR_BYTES).min(into.len()).min(from.len());
+    if let (Some(into), Some(from)) = (into.get_mut(start..end), from.get(start..end)) {
+        into.copy_from_slice(from);
     }
 }
 

@@ -416,12 +416,12 @@ impl<D: Disk> LogThread<D> {
 
     fn persist(&mut self, batch: &Persist) -> io::Result<()> {
         let cost = self.log.append(batch, &mut self.background)?;
-        self.life.tell(Event::Persisted { seq: batch.seq });
         let micros = u64::try_from(cost.sync.as_micros()).unwrap_or(u64::MAX);
         self.stats.syncs.fetch_add(1, Ordering::Relaxed);
         self.stats.sync_micros.fetch_add(micros, Ordering::Relaxed);
         self.stats.written_bytes.fetch_add(cost.bytes, Ordering::Relaxed);
         self.stats.log_bytes.store(self.log.used_bytes(), Ordering::Relaxed);
+        self.life.tell(Event::Persisted { seq: batch.seq });
         self.background.prepare(self.log.segment() + 1);
         Ok(())
     }

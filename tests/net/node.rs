@@ -127,7 +127,15 @@ impl Plan {
             connections_max: self.connections_max,
             patience: self.patience,
         };
-        let net = server::start(config, Arc::clone(&shared)).unwrap();
+        // The port of a node that has just ended may be taken for another moment.
+        let start = now();
+        let net = loop {
+            match server::start(config.clone(), Arc::clone(&shared)) {
+                Ok(net) => break net,
+                Err(error) => assert!(start.elapsed() < LONG, "{error}"),
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
         let addr = net.local_addr();
         Node { net: Some(net), outlets, shared, addr }
     }
