@@ -125,7 +125,6 @@ impl Builder {
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "every other answer is to another question")]
 impl Client {
     /// Begins to make a client.
     pub fn builder() -> Builder {
@@ -278,7 +277,10 @@ impl Client {
         }
         Ok(None)
     }
+}
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "every other reply answers another question")]
+impl Client {
     /// Submits one job and returns when it is on the disks of a majority. The same [`NewJob`] submitted again
     /// is the same job.
     ///

@@ -100,7 +100,7 @@ enum Trouble {
 ///
 /// - `maybe_done` is set by the first try of a change whose outcome is unknown, and never cleared: a definite
 ///   no speaks of its own try alone (`wire-spec.md` §10).
-/// - Within a round every address is asked once, and those that hints name at most `HOPS_MAX` times more.
+/// - Within a round every address is asked once, and those that hints name at most [`HOPS_MAX`] times more.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     policy: Policy,
@@ -118,6 +118,8 @@ pub struct Attempt {
     /// The next to ask, whatever the order says.
     here: Option<String>,
     wait_ms: Option<u64>,
+    /// Since the last node was asked.
+    has_waited: bool,
     maybe_done: bool,
     trouble: Option<Trouble>,
     /// The round in which a node last said that none leads.
@@ -148,6 +150,7 @@ impl Attempt {
             rejected: BTreeSet::new(),
             here: None,
             wait_ms: None,
+            has_waited: false,
             maybe_done: false,
             trouble: None,
             leaderless_round: None,
@@ -174,14 +177,22 @@ impl Attempt {
             return Step::GiveUp(self.out_of_time(now_ms));
         }
         if let Some(ms) = self.wait_ms.take() {
+            self.has_waited = true;
             return Step::Wait { ms: ms.min(left_ms) };
         }
-        let Some(addr) = self.here.take().or_else(|| self.alternative(directory, now_ms, &[]))
-        else {
-            return self.end_round(left_ms);
-        };
-        self.note_asked(&addr);
-        Step::Ask { addr, timeout_ms: self.attempt_ms.min(left_ms) }
+        let next = self.here.take().or_else(|| self.alternative(directory, now_ms, &[]));
+        if let Some(addr) = next {
+            self.has_waited = false;
+            self.note_asked(&addr);
+            return Step::Ask { addr, timeout_ms: self.attempt_ms.min(left_ms) };
+        }
+        if let Some(error) = self.end_round() {
+            return Step::GiveUp(error);
+        }
+        // The last node of the round may have asked for a wait of its own: one is enough.
+        let pause_ms = if self.has_waited { 0 } else { self.backoff_ms() };
+        self.has_waited = true;
+        Step::Wait { ms: pause_ms.min(left_ms) }
     }
 
     /// Returns another node that could be asked at the same time, for when connecting takes long.
@@ -197,8 +208,8 @@ impl Attempt {
         directory.order(now_ms).into_iter().find(is_free).map(String::from)
     }
 
-    /// Everybody was asked in vain: waits, unless all of them will never have us.
-    fn end_round(&mut self, left_ms: u64) -> Step {
+    /// Everybody was asked in vain: begins another round, unless all of them will never have us.
+    fn end_round(&mut self) -> Option<Error> {
         let is_rejected = !self.tried.is_empty() && self.rejected.len() == self.tried.len();
         self.tried.clear();
         self.rejected.clear();
@@ -206,9 +217,9 @@ impl Attempt {
         self.round += 1;
         match &self.trouble {
             Some(Trouble::Refused { refusal, asked }) if is_rejected => {
-                Step::GiveUp(self.refused(refusal.clone(), asked.clone()))
+                Some(self.refused(refusal.clone(), asked.clone()))
             }
-            _none_or_other => Step::Wait { ms: self.backoff_ms().min(left_ms) },
+            _none_or_other => None,
         }
     }
 

@@ -55,7 +55,7 @@
 //! ```
 
 pub mod blocking;
-#[expect(clippy::module_inception, reason = "the handle is what users of the library look for")]
+#[expect(clippy::module_inception, reason = "the client is what the room is named for")]
 pub mod client;
 pub mod clock;
 pub mod connection;
