@@ -113,7 +113,7 @@ need_node() {
 # (or only its zombie).
 words_of() {
     if [ -d /proc/self ]; then
-        tr '\0' '\n' <"/proc/$1/cmdline" 2>/dev/null || true
+        { tr '\0' '\n' <"/proc/$1/cmdline"; } 2>/dev/null || true
     else
         ps -ww -p "$1" -o args= 2>/dev/null || true
     fi

@@ -61,11 +61,8 @@ Map = Dict[str, Any]
 
 
 class RaftqError(Exception):
-    """A request that did not succeed.
-
-    `code` and `name` are those of §10, `unknown` tells whether it may have happened all the same, `retry_after` is in
-    seconds or None, `job_id` names the one job it is about.
-    """
+    """A request that did not succeed: `code` and `name` of §10, `unknown` if it may have happened all the same,
+    `retry_after` in seconds or None, `job_id` of the one job it is about."""
 
     def __init__(self, message: str, code: int = INTERNAL, name: str = "INTERNAL", unknown: bool = False,
                  retry_after: Optional[float] = None, leader: Optional[Map] = None) -> None:
@@ -78,8 +75,8 @@ class RaftqError(Exception):
     def from_map(cls, body: Map) -> RaftqError:
         """The error of a REFUSED, a REJECT or a `refused` in a list."""
         after = body.get("retry_after_ms")
-        return cls(body["message"], body["code"], body["name"], body.get("unknown") is True,
-                   None if after is None else after / 1000, body.get("leader"))
+        return cls(body.get("message", ""), body.get("code", INTERNAL), body.get("name", "INTERNAL"),
+                   body.get("unknown") is True, None if after is None else after / 1000, body.get("leader"))
 
     def __str__(self) -> str:
         return f"{self.name} ({self.code}): {self.args[0]}"
@@ -107,17 +104,8 @@ Result = Union[Map, RaftqError]
 # --- frames (§4, §6) and bodies (§8, §11) ---------------------------------------------------------------------------
 def decode_body(payload: bytes) -> Any:
     """The one MessagePack value of a body; an empty body is an empty map."""
-
-    def pairs(items: Iterable[Tuple[Any, Any]]) -> Map:
-        result: Map = {}
-        for key, value in items:
-            if not isinstance(key, str) or key in result:
-                raise ValueError(f"a bad or repeated key: {key!r}")
-            result[key] = value
-        return result
-
     try:
-        return msgpack.unpackb(payload, raw=False, object_pairs_hook=pairs) if payload else {}
+        return msgpack.unpackb(payload, raw=False) if payload else {}
     except (ValueError, msgpack.exceptions.UnpackException) as error:
         raise ConnectionFailed(f"a body that is no MessagePack: {error}") from error
 
@@ -191,7 +179,6 @@ class Connection:
     def __init__(self, address: str, deadline: float, cluster: bytes) -> None:
         host, _, port = address.rpartition(":")
         self.limit, self.corr = BODY_BYTES_MAX, 0
-        self.written = False  # whether any byte of the last request may have left
         left = max(0.001, deadline - time.monotonic())
         self.socket = socket.create_connection((host.strip("[]"), int(port)), left)
         try:
@@ -210,11 +197,9 @@ class Connection:
     def request(self, kind: int, body: Map, deadline: float) -> Map:
         """Sends a request and returns the body of its reply; Refused if it was refused."""
         self.corr = self.corr % 0xFFFF_FFFF + 1
-        self.written = False
         data = encode_frame(kind, self.corr, body)
         if len(data) - HEADER_BYTES > self.limit:
             raise ValueError(f"the request is larger than this node takes ({self.limit} bytes)")
-        self.written = True
         self._write(data, deadline)
         while True:
             answer, flags, corr, reply = self._read_frame(deadline)
@@ -255,10 +240,7 @@ class Connection:
 
 # --- the client (§13) -----------------------------------------------------------------------------------------------
 class Client:
-    """A client of a cluster, known by the addresses of some of its nodes. Not for several threads at once.
-
-    `timeout` is the deadline, in seconds, of each request over all its tries.
-    """
+    """A client, for one thread at a time. `seeds`: some nodes; `timeout`: seconds of a request over all its tries."""
 
     def __init__(self, seeds: Sequence[str], timeout: float = 15.0) -> None:
         if not seeds:
@@ -306,10 +288,7 @@ class Client:
         return jobs
 
     def wait(self, ids: Iterable[bytes], timeout: Optional[float] = None) -> Dict[bytes, Result]:
-        """Waits until all jobs have ended, or `timeout` seconds (None: for ever).
-
-        Returns for each id the job as it is then, ended or not, or the error that the node has for it.
-        """
+        """Waits until all have ended, or `timeout` seconds (None: for ever); each job as it is then, or its error."""
         results: Dict[bytes, Result] = {job_id: RaftqError("not asked in time") for job_id in ids}
         pending, end = list(results), None if timeout is None else time.monotonic() + timeout
         while pending:
@@ -381,7 +360,7 @@ class Client:
             except (OSError, Rejected) as error:
                 connection = self._connections.pop(address, None)
                 if connection:
-                    maybe = change and connection.written
+                    maybe = change  # some of the request may have left
                     connection.socket.close()
                 if isinstance(error, OSError):
                     last = RaftqError(f"{address}: {error}", UNAVAILABLE, "UNAVAILABLE")
@@ -429,11 +408,10 @@ def rebuild(kind: int, body: Map) -> Optional[Map]:
     if kind == HELLO and body["role"] == "client":
         return hello_body(body["cluster"])
     if kind == SUBMIT_JOB:
-        job = body["body"]
-        return submit_body(body["id"], body["queue"], job.get("command"), job.get("payload"))
-    if kind in (LIST_JOBS, WAIT_JOBS):
-        return list_body(**body) if kind == LIST_JOBS else wait_body(**body)
-    return None
+        return submit_body(body["id"], body["queue"], body["body"].get("command"), body["body"].get("payload"))
+    if kind == LIST_JOBS:
+        return list_body(**body)
+    return wait_body(**body) if kind == WAIT_JOBS else None
 
 
 def check_example(block: str) -> bool:
@@ -572,8 +550,7 @@ def parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--addrs", metavar="H:P,H:P", help="nodes to begin with (RAFTQ_ADDRS, 127.0.0.1:7101)")
     common.add_argument("--timeout", type=float, metavar="S", help="seconds for all tries (15), or to wait for jobs")
-    top = argparse.ArgumentParser(prog="raftq.py", description="A client of the replicated job queue raftq.",
-                                  parents=[common])
+    top = argparse.ArgumentParser(prog="raftq.py", description="A client of raftq.", parents=[common])
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     submit = verbs.add_parser("submit", parents=[common], help="submit [--queue Q] [--wait] -- CMD ARG...")
     submit.add_argument("--queue", default="default")
@@ -589,8 +566,8 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("--limit", type=int, default=100, metavar="N")
     verbs.add_parser("workers", parents=[common], help="the registry of workers")
     verbs.add_parser("status", parents=[common], help="the cluster as its leader sees it")
-    verbs.add_parser("selftest", help="check the examples of the specification").add_argument(
-        "--spec", default="wire-spec.md", metavar="PATH")
+    test = verbs.add_parser("selftest", help="check the examples of the specification")
+    test.add_argument("--spec", default="wire-spec.md", metavar="PATH")
     return top
 
 
@@ -611,12 +588,9 @@ def main(argv: Sequence[str]) -> int:
     except RaftqError as error:
         complain(f"job {error.job_id.hex()}: {error}" if error.job_id else error)
         return exit_code(error)
-    except (KeyError, TypeError, OSError) as error:
-        complain(repr(error))
-        return FAILURE
-    except ValueError as error:
-        complain(error)
-        return USAGE
+    except (KeyError, TypeError, OSError, ValueError) as error:
+        complain(f"{type(error).__name__}: {error}")
+        return USAGE if isinstance(error, ValueError) else FAILURE
     except KeyboardInterrupt:
         return 130
 

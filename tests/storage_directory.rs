@@ -77,7 +77,7 @@ impl Node {
         let wanted = batch.seq;
         self.storage.persist(batch);
         let event = self.events.recv().unwrap();
-        assert!(matches!(event, Event::Persisted { seq } if seq == wanted), "{event:?}");
+        assert!(matches!(event, Event::Persisted { seq, .. } if seq == wanted), "{event:?}");
     }
 
     fn fill(&self, count: u64) {

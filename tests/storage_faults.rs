@@ -58,7 +58,7 @@ fn fill((opened, events): &Started, count: u64) -> (u64, Option<String>) {
     for seq in 1..=count {
         opened.storage.persist(batch(seq));
         match events.recv().unwrap() {
-            Event::Persisted { seq: done } => assert_eq!(done, seq),
+            Event::Persisted { seq: done, .. } => assert_eq!(done, seq),
             Event::Failed { what } => return (seq - 1, Some(what)),
             event => panic!("{event:?}"),
         }

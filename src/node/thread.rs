@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_std::channel;
 use crossbeam_channel::{Receiver, Sender, never, select, tick};
 
+use crate::jobs::job::NewJob;
 use crate::jobs::machine::Machine;
 use crate::net::inbox::{Ask, Outlets, PeerEvent, ReplyTo};
 use crate::net::metrics::Metrics;
@@ -20,12 +22,19 @@ use crate::replica::input::{Input, Output, Turn};
 use crate::replica::view::Notice;
 use crate::storage::threads::{Event, Storage};
 use crate::types::{Incarnation, NodeId, TICK_MS, WorkerId};
+use crate::wire::message::Request;
 
 /// Peer messages taken in one turn, at most; the rest waits for the next one.
 const PEER_MESSAGES_PER_TURN: usize = 512;
 
 /// Asks of one lane taken in one turn, at most.
 const ASKS_PER_TURN: usize = 256;
+
+/// Bytes of proposals taken in one turn; one ask more may be added. The lane itself bounds their count.
+const PROPOSAL_BYTES_PER_TURN: usize = 1 << 20;
+
+/// What a job counts beside its body.
+const JOB_OVERHEAD_BYTES: usize = 64;
 
 /// Images waiting to be dropped elsewhere, at most; past it one is dropped here, slowly.
 const DISCARDS_MAX: usize = 64;
@@ -61,6 +70,7 @@ pub(super) struct RaftThread {
 
 /// State of the loop beside what it was given.
 struct Loop {
+    metrics: Arc<Metrics>,
     inputs: Vec<Input<ReplyTo>>,
     verdicts: BTreeMap<NodeId, channel::Sender<Offer>>,
     local: Option<(WorkerId, Incarnation)>,
@@ -85,6 +95,7 @@ impl RaftThread {
             .spawn(move || discarded.iter().for_each(drop))
             .map_err(|error| format!("cannot start a thread: {error}"))?;
         let mut state = Loop {
+            metrics: Arc::clone(&self.shared.metrics),
             inputs: Vec::new(),
             verdicts: BTreeMap::new(),
             local: None,
@@ -129,8 +140,13 @@ impl RaftThread {
         reports.for_each(|ask| state.ask(Some(ask)));
         self.outlets.reads.try_iter().take(ASKS_PER_TURN).for_each(|ask| state.ask(Some(ask)));
         if takes_proposals {
-            let proposals = self.outlets.proposals.try_iter().take(ASKS_PER_TURN);
-            proposals.for_each(|ask| state.ask(Some(ask)));
+            let mut bytes = 0;
+            while bytes < PROPOSAL_BYTES_PER_TURN
+                && let Ok(ask) = self.outlets.proposals.try_recv()
+            {
+                bytes += weight(&ask);
+                state.ask(Some(ask));
+            }
         }
         if state.resync
             && let Some((worker, incarnation)) = state.local.clone()
@@ -221,6 +237,20 @@ impl RaftThread {
     fn publish_metrics(&self, metrics: &Metrics) {
         metrics.observe(self.replica.raft(), self.replica.machine());
         metrics.log_disk_bytes.set(self.storage.log_bytes());
+        let stats = self.storage.stats();
+        metrics.log_written_bytes.set(stats.written_bytes.load(Ordering::Relaxed));
+    }
+}
+
+/// Returns what an ask counts against [`PROPOSAL_BYTES_PER_TURN`].
+#[expect(clippy::wildcard_enum_match_arm, reason = "only submits carry bodies")]
+fn weight(ask: &Ask) -> usize {
+    let job = |job: &NewJob| job.body.len() + JOB_OVERHEAD_BYTES;
+    match ask {
+        Ask::Submits { jobs, .. } => jobs.iter().map(|(new, _)| job(new)).sum(),
+        Ask::Request { request: Request::SubmitBatch(jobs), .. } => jobs.iter().map(job).sum(),
+        Ask::Request { request: Request::SubmitJob(new), .. } => job(new),
+        _ => JOB_OVERHEAD_BYTES,
     }
 }
 
@@ -235,7 +265,10 @@ impl Loop {
                 self.failed = Some(what);
                 return;
             }
-            Some(Event::Persisted { seq }) => Input::Persisted { seq },
+            Some(Event::Persisted { seq, sync }) => {
+                self.metrics.syncs.observe_duration(sync);
+                Input::Persisted { seq }
+            }
             Some(Event::LogRead { token, result }) => {
                 let result = result.map_err(|gone| LogGone { first_index: gone.first_index });
                 Input::LogRead { token, result }
