@@ -16,9 +16,12 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use harness::{Cluster, until};
+use raftq::client::client::Client;
+use raftq::client::worker::Worker;
 
 /// The lines of a file that jobs write to; none while it is missing.
 fn lines(path: &std::path::Path) -> Vec<String> {
@@ -415,4 +418,73 @@ fn a_bad_configuration_is_refused_with_what_to_do() {
     assert_eq!(code, Some(1), "{told}");
     assert!(fs::read_to_string(data.join("thesis.txt")).unwrap() == "mine");
     fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn a_library_worker_completes_a_thousand_jobs_across_the_death_of_the_leader() {
+    let mut cluster = Cluster::start("library worker", 3, &["--slots", "0"]);
+    let seeds: Vec<String> = cluster.addrs().split(',').map(ToString::to_string).collect();
+    let client = Client::builder().seeds(seeds).build().unwrap();
+    let (stop, stopped) = futures::channel::oneshot::channel::<()>();
+    let handled = Arc::new(Mutex::new(BTreeSet::new()));
+    let seen = Arc::clone(&handled);
+    let worker = Worker::new(client)
+        .name("counter")
+        .slots(16)
+        .handle("count", move |job| {
+            let seen = Arc::clone(&seen);
+            async move {
+                assert!(seen.lock().unwrap().insert(job.fence), "one token begins one attempt");
+                Ok(job.payload)
+            }
+        })
+        .run_until(stopped);
+    let running = async_std::task::spawn(worker);
+    let line = "{\"queue\":\"count\",\"payload\":\"one\"}\n";
+    let first = cluster.raftq_in(&["submit", "--batch", "-"], line.repeat(500).as_bytes());
+    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+    let leader = cluster.leader();
+    cluster.kill(leader);
+    let second = cluster.raftq_in(&["submit", "--batch", "-"], line.repeat(500).as_bytes());
+    assert!(second.status.success(), "{}", String::from_utf8_lossy(&second.stderr));
+    cluster.spawn(leader);
+    let ids = [first.stdout, second.stdout].concat();
+    let ids = String::from_utf8(ids).unwrap();
+    let ids: Vec<&str> = ids.lines().collect();
+    assert_eq!(ids.len(), 1000);
+    let waited = cluster.raftq(&[&["wait"], &ids[..]].concat());
+    assert_eq!(waited.status.code(), Some(0), "{}", String::from_utf8_lossy(&waited.stderr));
+    stop.send(()).unwrap();
+    let report = async_std::task::block_on(running).unwrap();
+    assert!(report.completed >= 1000 - 16, "{report:?}");
+    assert!(handled.lock().unwrap().len() >= 1000);
+}
+
+#[test]
+fn the_python_client_speaks_to_the_cluster() {
+    let Ok(python) = std::env::var("RAFTQ_PYTHON") else {
+        println!("left out: RAFTQ_PYTHON names no Python with msgpack (.ci/run makes one)");
+        return;
+    };
+    let cluster = Cluster::start("python", 3, &[]);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/raftq.py");
+    let run = |args: &[&str]| {
+        let output = Command::new(&python)
+            .arg(script)
+            .args(["--addrs", &cluster.addrs()])
+            .args(args)
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), told)
+    };
+    let (code, out, told) = run(&["submit", "--wait", "--", "echo", "from python"]);
+    assert_eq!((code, out.as_str()), (Some(0), "from python\n"), "{told}");
+    let (code, _, told) = run(&["submit", "--wait", "--", "sh", "-c", "exit 3"]);
+    assert_eq!(code, Some(8), "{told}");
+    let (code, out, told) = run(&["list", "--status", "completed"]);
+    assert!(code == Some(0) && out.contains("node-"), "{out}{told}");
+    let spec = concat!(env!("CARGO_MANIFEST_DIR"), "/wire-spec.md");
+    let (code, out, told) = run(&["selftest", "--spec", spec]);
+    assert_eq!(code, Some(0), "{out}{told}");
 }
