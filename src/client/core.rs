@@ -100,7 +100,7 @@ enum Trouble {
 ///
 /// - `maybe_done` is set by the first try of a change whose outcome is unknown, and never cleared: a definite
 ///   no speaks of its own try alone (`wire-spec.md` §10).
-/// - Within a round every address is asked once, and those that hints name at most [`HOPS_MAX`] times more.
+/// - Within a round every address is asked once, and those that hints name at most `HOPS_MAX` times more.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     policy: Policy,
