@@ -19,6 +19,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use harness::{Cluster, until};
 use raftq::client::client::Client;
 use raftq::client::worker::Worker;
@@ -428,17 +429,17 @@ fn a_library_worker_completes_a_thousand_jobs_across_the_death_of_the_leader() {
     let (stop, stopped) = futures::channel::oneshot::channel::<()>();
     let handled = Arc::new(Mutex::new(BTreeSet::new()));
     let seen = Arc::clone(&handled);
-    let worker = Worker::new(client)
+    let worker = Worker::new(&client)
         .name("counter")
         .slots(16)
-        .handle("count", move |job| {
+        .queue("count", move |context, payload| {
             let seen = Arc::clone(&seen);
             async move {
-                assert!(seen.lock().unwrap().insert(job.fence), "one token begins one attempt");
-                Ok(job.payload)
+                assert!(seen.lock().unwrap().insert(context.fence()), "one token, one attempt");
+                Ok::<_, String>(payload)
             }
         })
-        .run_until(stopped);
+        .run_until(stopped.map(|_| ()));
     let running = async_std::task::spawn(worker);
     let line = "{\"queue\":\"count\",\"payload\":\"one\"}\n";
     let first = cluster.raftq_in(&["submit", "--batch", "-"], line.repeat(500).as_bytes());
@@ -456,7 +457,7 @@ fn a_library_worker_completes_a_thousand_jobs_across_the_death_of_the_leader() {
     assert_eq!(waited.status.code(), Some(0), "{}", String::from_utf8_lossy(&waited.stderr));
     stop.send(()).unwrap();
     let report = async_std::task::block_on(running).unwrap();
-    assert!(report.completed >= 1000 - 16, "{report:?}");
+    assert!(report.finished >= 1000 - 16, "{report:?}");
     assert!(handled.lock().unwrap().len() >= 1000);
 }
 

@@ -202,9 +202,10 @@ fn failure_of(error: &Error, effect: Effect, target: &Target) -> Failure {
         Error::Unknown(why) if effect == Effect::Writes => {
             Failure::new(Exit::Unknown, format!("{why} (asked {asked})"))
         }
-        Error::Unknown(why) | Error::Unreachable(why) | Error::NoLeader(why) => {
-            Failure::new(Exit::Unreachable, format!("{why} (asked {asked})"))
-        }
+        Error::Unknown(why)
+        | Error::Unreachable(why)
+        | Error::NoLeader(why)
+        | Error::Timeout(why) => Failure::new(Exit::Unreachable, format!("{why} (asked {asked})")),
         Error::Invalid(why) => Failure::usage(why.clone()),
     }
 }

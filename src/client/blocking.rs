@@ -1,51 +1,56 @@
-//! The client for programs without async: the same methods, each waiting for its answer.
+//! The same client for programs without async: each method waits for its answer.
 
+use std::future::Future;
 use std::time::Duration;
 
-use async_std::task::block_on;
+use async_std::task;
 
 use crate::client::client;
-use crate::client::client::CallOptions;
+use crate::client::duty::StopReport;
 use crate::client::error::Error;
-use crate::jobs::job::{JobView, NewJob, Status};
+use crate::client::job::Job;
+use crate::client::worker::Worker;
+use crate::jobs::job::{JobView, Status};
 use crate::types::{Index, JobId, NodeId};
 use crate::wire::message::{
     ClusterStatus, Filter, LogLine, Refusal, Reply, Request, Submitted, WorkerView,
 };
 
-/// A client of one cluster whose methods wait. Not to be called from async code: it would hold up a thread of
-/// the executor.
-#[derive(Clone)]
+/// A [`client::Client`] whose methods block. Clones share everything; threads may share one.
+#[derive(Clone, Debug)]
 pub struct Client {
-    client: client::Client,
+    inner: client::Client,
 }
 
-/// How a [`Client`] is made.
+/// Makes a [`Client`].
 #[derive(Clone, Debug)]
-#[must_use]
 pub struct Builder {
-    builder: client::Builder,
+    inner: client::Builder,
 }
 
 impl Builder {
     /// See [`client::Builder::seeds`].
+    #[must_use]
     pub fn seeds<S: Into<String>>(self, seeds: impl IntoIterator<Item = S>) -> Self {
-        Self { builder: self.builder.seeds(seeds) }
+        Self { inner: self.inner.seeds(seeds) }
     }
 
     /// See [`client::Builder::connect_timeout`].
-    pub fn connect_timeout(self, time: Duration) -> Self {
-        Self { builder: self.builder.connect_timeout(time) }
+    #[must_use]
+    pub fn connect_timeout(self, timeout: Duration) -> Self {
+        Self { inner: self.inner.connect_timeout(timeout) }
     }
 
     /// See [`client::Builder::request_timeout`].
-    pub fn request_timeout(self, time: Duration) -> Self {
-        Self { builder: self.builder.request_timeout(time) }
+    #[must_use]
+    pub fn request_timeout(self, timeout: Duration) -> Self {
+        Self { inner: self.inner.request_timeout(timeout) }
     }
 
     /// See [`client::Builder::name`].
-    pub fn name(self, name: &str) -> Self {
-        Self { builder: self.builder.name(name) }
+    #[must_use]
+    pub fn name(self, agent: impl Into<String>) -> Self {
+        Self { inner: self.inner.name(agent) }
     }
 
     /// See [`client::Builder::build`].
@@ -53,125 +58,142 @@ impl Builder {
     /// # Errors
     /// [`Error::Invalid`].
     pub fn build(self) -> Result<Client, Error> {
-        self.builder.build().map(Client::from)
+        self.inner.build().map(Client::from)
     }
 }
 
 impl From<client::Client> for Client {
-    fn from(client: client::Client) -> Self {
-        Self { client }
+    fn from(inner: client::Client) -> Self {
+        Self { inner }
     }
 }
 
 impl Client {
     /// Begins to make a client.
+    #[must_use]
     pub fn builder() -> Builder {
-        Builder { builder: client::Client::builder() }
+        Builder { inner: client::Client::builder() }
     }
 
-    /// Returns the async client behind this one; the two share their connections.
+    /// Returns the async client that it is made of; both share their connections.
     #[must_use]
     pub fn as_async(&self) -> &client::Client {
-        &self.client
-    }
-
-    /// See [`client::Client::close`].
-    pub fn close(&self) {
-        self.client.close();
-    }
-
-    /// See [`client::Client::call`].
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub fn call(&self, request: Request, options: CallOptions) -> Result<Reply, Error> {
-        block_on(self.client.call(request, options))
+        &self.inner
     }
 
     /// See [`client::Client::submit`].
     ///
     /// # Errors
-    /// [`Error`].
-    pub fn submit(&self, job: impl Into<NewJob>) -> Result<Submitted, Error> {
-        block_on(self.client.submit(job))
+    /// As there.
+    pub fn submit(&self, job: impl Into<Job>) -> Result<Submitted, Error> {
+        task::block_on(self.inner.submit(job))
     }
 
     /// See [`client::Client::submit_batch`].
     ///
     /// # Errors
-    /// [`Error`].
-    pub fn submit_batch(
+    /// As there.
+    pub fn submit_batch<J: Into<Job>>(
         &self,
-        jobs: Vec<NewJob>,
+        jobs: impl IntoIterator<Item = J>,
     ) -> Result<Vec<Result<Submitted, Refusal>>, Error> {
-        block_on(self.client.submit_batch(jobs))
+        task::block_on(self.inner.submit_batch(jobs))
     }
 
     /// See [`client::Client::get`].
     ///
     /// # Errors
-    /// [`Error`].
+    /// As there.
     pub fn get(&self, id: JobId) -> Result<JobView, Error> {
-        block_on(self.client.get(id))
+        task::block_on(self.inner.get(id))
     }
 
     /// See [`client::Client::list`].
     ///
     /// # Errors
-    /// [`Error`].
+    /// As there.
     pub fn list(&self, filter: Filter) -> Result<(Vec<JobView>, bool), Error> {
-        block_on(self.client.list(filter))
+        task::block_on(self.inner.list(filter))
     }
 
     /// See [`client::Client::wait`].
     ///
     /// # Errors
-    /// [`Error`].
+    /// As there.
     pub fn wait(
         &self,
         ids: &[JobId],
-        time: Option<Duration>,
+        limit: Option<Duration>,
     ) -> Result<Vec<Result<JobView, Refusal>>, Error> {
-        block_on(self.client.wait(ids, time))
+        task::block_on(self.inner.wait(ids, limit))
     }
 
     /// See [`client::Client::cancel`].
     ///
     /// # Errors
-    /// [`Error`].
+    /// As there.
     pub fn cancel(&self, ids: &[JobId]) -> Result<Vec<Result<Status, Refusal>>, Error> {
-        block_on(self.client.cancel(ids))
+        task::block_on(self.inner.cancel(ids))
     }
 
     /// See [`client::Client::workers`].
     ///
     /// # Errors
-    /// [`Error`].
+    /// As there.
     pub fn workers(&self) -> Result<Vec<WorkerView>, Error> {
-        block_on(self.client.workers())
+        task::block_on(self.inner.workers())
     }
 
     /// See [`client::Client::cluster_status`].
     ///
     /// # Errors
-    /// [`Error`].
+    /// As there.
     pub fn cluster_status(&self) -> Result<ClusterStatus, Error> {
-        block_on(self.client.cluster_status())
+        task::block_on(self.inner.cluster_status())
     }
 
     /// See [`client::Client::log`].
     ///
     /// # Errors
-    /// [`Error`].
+    /// As there.
     pub fn log(&self, from: Index, limit: u32) -> Result<Vec<LogLine>, Error> {
-        block_on(self.client.log(from, limit))
+        task::block_on(self.inner.log(from, limit))
+    }
+
+    /// See [`client::Client::log_of`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn log_of(&self, addr: &str, from: Index, limit: u32) -> Result<Vec<LogLine>, Error> {
+        task::block_on(self.inner.log_of(addr, from, limit))
     }
 
     /// See [`client::Client::transfer`].
     ///
     /// # Errors
-    /// [`Error`].
+    /// As there.
     pub fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, Error> {
-        block_on(self.client.transfer(to))
+        task::block_on(self.inner.transfer(to))
     }
+
+    /// See [`client::Client::call`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn call(&self, request: Request, options: client::CallOptions) -> Result<Reply, Error> {
+        task::block_on(self.inner.call(request, options))
+    }
+
+    /// See [`client::Client::close`].
+    pub fn close(&self) {
+        task::block_on(self.inner.close());
+    }
+}
+
+/// Runs a worker on this thread until `shutdown` is ready. See [`Worker::run_until`].
+///
+/// # Errors
+/// As there.
+pub fn run_worker(worker: Worker, shutdown: impl Future<Output = ()>) -> Result<StopReport, Error> {
+    task::block_on(worker.run_until(shutdown))
 }

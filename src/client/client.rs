@@ -1,562 +1,500 @@
-//! The client: every request as a method, sent to whoever can answer it until it is answered or out of time.
+//! The client: jobs in, answers out, whatever happens to single nodes.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use async_std::future::timeout;
-use async_std::task;
-use futures::future::BoxFuture;
-use futures::stream::FuturesUnordered;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::future::join_all;
 
-use crate::client::clock::{now_ms, whole_ms};
-use crate::client::connection::{Broken, ConnectError, Connection};
-use crate::client::core::{ATTEMPT_MS, Attempt, Policy, Step};
-use crate::client::directory::Directory;
-use crate::client::error::Error;
-use crate::client::pool::{CLOSED, Pool, Way};
-use crate::jobs::job::{BODY_BYTES_MAX, JobView, NewJob, Status};
+use crate::client::clock;
+use crate::client::cluster::{Addr, Cluster, SEEDS_MAX};
+use crate::client::core::{Call, Reached, Step};
+use crate::client::error::{Error, Story};
+use crate::client::job::Job;
+use crate::client::moment::Moment;
+use crate::client::pool::Pool;
+use crate::jobs::job::{JobView, Status};
 use crate::types::{Index, JobId, NodeId};
 use crate::wire::message::{
-    BATCH_JOBS_MAX, ClusterStatus, Code, Filter, LogLine, Refusal, Reply, Request, Submitted,
-    WAIT_JOBS_MAX, WorkerView,
+    ClusterStatus, Filter, LogLine, Refusal, Reply, Request, Submitted, WAIT_JOBS_MAX, WAIT_MS_MAX,
+    WorkerView,
 };
-use crate::wire::request::{BATCH_BYTES_MAX, job_bytes_max};
 
-/// Connecting and greeting take so long at most, unless the builder says otherwise.
-pub const CONNECT_TIME: Duration = Duration::from_secs(2);
+/// How long making a connection may take, handshake and all, unless told otherwise.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// One call takes so long at most with all its tries, unless the builder or the call says otherwise.
-pub const REQUEST_TIME: Duration = Duration::from_secs(10);
+/// How long a request may take with all its tries, unless told otherwise. A node answers within 5.5 s,
+/// so there is time for another try.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection that takes longer than this is raced by one to another node.
-const HEDGE: Duration = Duration::from_millis(200);
+/// The first pause before a node without a leader is asked for the cluster's status again; it doubles.
+const STATUS_PAUSE: Duration = Duration::from_millis(50);
 
-/// One poll of [`Client::wait`] takes so long at most, in ms.
-const WAIT_POLL_MS: u64 = 10_000;
+/// One long poll of [`Client::wait`], at most. Shorter than a node allows: a node that dies is left sooner.
+const POLL_MS_MAX: u64 = 20_000;
 
-/// How much later than its time [`Client::wait`] may answer, in ms, so that a last answer on its way counts.
-const WAIT_GRACE_MS: u64 = 2_000;
+/// The shortest time between two polls of [`Client::wait`] that found nothing new.
+const POLL_PAUSE: Duration = Duration::from_millis(10);
 
-/// How long [`Client::cluster_status`] looks for a leader before a node's own view will do, in ms.
-const STATUS_LEADER_MS: u64 = 1_500;
+/// How long [`Client::cluster_status`] looks for a leader before a view without one will do.
+const LEADER_SOUGHT: Duration = Duration::from_secs(2);
 
-/// Bytes of one batch: well below what a frame may have, so that many clients get their turn.
-const BATCH_BYTES: usize = 1 << 20;
+const _: () = assert!(POLL_MS_MAX <= WAIT_MS_MAX);
 
-// The largest job fits a batch of its own.
-const _: () = assert!(BODY_BYTES_MAX < BATCH_BYTES_MAX && BATCH_BYTES <= BATCH_BYTES_MAX);
-
-/// A client of one cluster. Clones share its connections and what it knows of the cluster; the last to go
-/// closes them. Every future it makes may be dropped at any time.
-#[derive(Clone)]
+/// A client of one cluster. Clones are cheap and share everything, connections included.
+///
+/// All methods take `&self` and may run at the same time by the thousand: they share one connection to
+/// the leader. A future that is dropped disturbs no other; what it asked for may still be done.
+#[derive(Clone, Debug)]
 pub struct Client {
     pool: Arc<Pool>,
-    request_ms: u64,
+    pub(crate) request_timeout: Duration,
 }
 
-/// How a [`Client`] is made.
+/// Makes a [`Client`].
 #[derive(Clone, Debug)]
-#[must_use]
 pub struct Builder {
     seeds: Vec<String>,
-    connect_time: Duration,
-    request_time: Duration,
-    name: String,
+    agent: String,
+    connect_timeout: Duration,
+    request_timeout: Duration,
+    seed: Option<u64>,
 }
 
-/// What is special about one [`Client::call`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How one call of [`Client::call`] is made.
+#[derive(Clone, Debug)]
 pub struct CallOptions {
-    timeout: Option<Duration>,
+    timeout: Duration,
+    node: Option<String>,
 }
 
 impl CallOptions {
-    /// Gives the call so long, with all its tries.
+    /// The call may take so long, with all its tries.
     #[must_use]
     pub fn timeout(timeout: Duration) -> Self {
-        Self { timeout: Some(timeout) }
+        Self { timeout, node: None }
+    }
+
+    /// Only this node is asked, `HOST:PORT`.
+    #[must_use]
+    pub fn node(mut self, addr: impl Into<String>) -> Self {
+        self.node = Some(addr.into());
+        self
     }
 }
 
 impl Builder {
-    /// Sets the addresses (`HOST:PORT`) asked first; one that lives is enough, the rest is learnt.
+    /// Adds addresses of nodes, `HOST:PORT`: a few of the cluster, at most [`SEEDS_MAX`]. Any of them may
+    /// be down; the others are found through the one that is not.
+    #[must_use]
     pub fn seeds<S: Into<String>>(mut self, seeds: impl IntoIterator<Item = S>) -> Self {
-        self.seeds = seeds.into_iter().map(Into::into).collect();
+        self.seeds.extend(seeds.into_iter().map(Into::into));
         self
     }
 
-    /// Sets how long connecting and greeting may take; [`CONNECT_TIME`] unless set.
-    pub fn connect_timeout(mut self, time: Duration) -> Self {
-        self.connect_time = time;
+    /// Sets how long making one connection may take, handshake and all ([`CONNECT_TIMEOUT`]).
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
         self
     }
 
-    /// Sets how long a call may take with all its tries; [`REQUEST_TIME`] unless set.
-    pub fn request_timeout(mut self, time: Duration) -> Self {
-        self.request_time = time;
+    /// Sets how long one request may take, with all its tries ([`REQUEST_TIMEOUT`]).
+    #[must_use]
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = timeout;
         self
     }
 
-    /// Sets what the client calls itself in the logs of the nodes.
-    pub fn name(mut self, name: &str) -> Self {
-        self.name = name.into();
+    /// Sets what the client calls itself in the nodes' logs: program and version.
+    #[must_use]
+    pub fn name(mut self, agent: impl Into<String>) -> Self {
+        self.agent = agent.into();
         self
     }
 
-    /// Makes the client; nothing is connected before the first request.
+    /// Fixes all chance, so that a test sees the same pauses each time.
+    #[must_use]
+    pub fn dice(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Makes the client. Nothing is connected before the first request.
     ///
     /// # Errors
-    /// [`Error::Invalid`] without a seed, or with one that is no `HOST:PORT`.
+    /// [`Error::Invalid`] without seeds, with too many, or with one that is no `HOST:PORT`.
     pub fn build(self) -> Result<Client, Error> {
         if self.seeds.is_empty() {
-            return Err(Error::Invalid("no address: name at least one node as HOST:PORT".into()));
+            let text = "a client needs the address of at least one node, HOST:PORT";
+            return Err(Error::Invalid(text.into()));
         }
-        let is_addr = |seed: &&String| {
-            let split = seed.rsplit_once(':');
-            split.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-        };
-        if let Some(seed) = self.seeds.iter().find(|seed| !is_addr(seed)) {
-            return Err(Error::Invalid(format!("{seed:?} is no address: write HOST:PORT")));
+        if self.seeds.len() > SEEDS_MAX {
+            let text = format!("{} addresses of nodes; at most {SEEDS_MAX}", self.seeds.len());
+            return Err(Error::Invalid(text));
         }
-        let pool = Pool::new(self.name, self.connect_time, Directory::new(self.seeds));
-        Ok(Client { pool: Arc::new(pool), request_ms: whole_ms(self.request_time) })
+        if let Some(wrong) = self.seeds.iter().find(|seed| !is_addr(seed)) {
+            return Err(Error::Invalid(format!("{wrong:?} is no address of a node: HOST:PORT")));
+        }
+        let seeds = self.seeds.iter().map(|seed| Addr::from(seed.as_str()));
+        let cluster = Cluster::new(seeds, self.seed.unwrap_or_else(|| fastrand::u64(..)));
+        let pool = Pool::new(cluster, self.agent, self.connect_timeout);
+        Ok(Client { pool, request_timeout: self.request_timeout })
     }
+}
+
+fn is_addr(text: &str) -> bool {
+    text.rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
 impl Client {
     /// Begins to make a client.
+    #[must_use]
     pub fn builder() -> Builder {
         Builder {
             seeds: Vec::new(),
-            connect_time: CONNECT_TIME,
-            request_time: REQUEST_TIME,
-            name: concat!("raftq client/", env!("CARGO_PKG_VERSION")).into(),
+            agent: concat!("raftq client/", env!("CARGO_PKG_VERSION")).into(),
+            connect_timeout: CONNECT_TIMEOUT,
+            request_timeout: REQUEST_TIMEOUT,
+            seed: None,
         }
     }
 
-    /// Ends every connection of this client and its clones. Calls under way end with [`Error::Unknown`] if they
-    /// may have changed something; later ones are refused.
-    pub fn close(&self) {
-        self.pool.close();
-    }
-
-    /// Sends one request until it is answered or out of time: follows hints to the leader, goes round dead and
-    /// silent nodes, backs off where told to. The same request may reach the cluster more than once; all but
-    /// `TransferLeadership` to nobody in particular bear that, and that one is not sent again.
+    /// Submits a job. When this returns `Ok`, the job is on a majority's disks. (`created: false`: the
+    /// same job was taken before, perhaps by a former try of this very call.)
     ///
     /// # Errors
-    /// [`Error`]; [`Reply::Refused`] is never returned as a reply.
-    pub async fn call(&self, request: Request, options: CallOptions) -> Result<Reply, Error> {
-        let timeout_ms = options.timeout.map_or(self.request_ms, whole_ms);
-        self.call_for(&request, timeout_ms).await
-    }
-
-    async fn call_for(&self, request: &Request, timeout_ms: u64) -> Result<Reply, Error> {
-        let policy = Policy::of(request);
-        let mut attempt = Attempt::new(policy, timeout_ms, now_ms(), fastrand::u64(..));
-        loop {
-            if self.pool.is_closed() {
-                return Err(attempt.stop(CLOSED));
-            }
-            let step = attempt.next(&self.pool.directory(), now_ms());
-            match step {
-                Step::GiveUp(error) => return Err(error),
-                Step::Wait { ms } => task::sleep(Duration::from_millis(ms)).await,
-                Step::Ask { addr, timeout_ms } => {
-                    let Some(connection) = self.reach(&mut attempt, addr).await else {
-                        continue;
-                    };
-                    let answer = self.ask(&mut attempt, &connection, request, timeout_ms).await?;
-                    if let Some(reply) = answer {
-                        return Ok(reply);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Returns a connection to this node, or to another one if this one takes long; `None` if there is none in
-    /// time.
-    async fn reach(&self, attempt: &mut Attempt, addr: String) -> Option<Connection> {
-        let mut racing: FuturesUnordered<BoxFuture<'static, (String, _)>> = FuturesUnordered::new();
-        let mut runners: Vec<String> = Vec::new();
-        let mut next = Some(addr);
-        loop {
-            if let Some(addr) = next.take() {
-                match self.pool.way(&addr) {
-                    Way::Ready(connection) => return Some(self.won(connection, &runners)),
-                    Way::Closed => return None,
-                    Way::Connecting(connecting) => {
-                        runners.push(addr.clone());
-                        racing.push(connecting.map(|made| (addr, made)).boxed());
-                    }
-                }
-            }
-            let left_ms = attempt.deadline_ms().saturating_sub(now_ms());
-            let patience = HEDGE.min(Duration::from_millis(left_ms));
-            match timeout(patience, racing.next()).await {
-                Ok(Some((_, Ok(connection)))) => return Some(self.won(connection, &runners)),
-                Ok(Some((addr, Err(error)))) => {
-                    runners.retain(|runner| *runner != addr);
-                    self.lost(attempt, &addr, &error);
-                }
-                Ok(None) => return None,
-                Err(_elapsed) if left_ms == 0 => {
-                    let failed = ConnectError::Failed("no connection in time".into());
-                    runners.iter().for_each(|addr| self.lost(attempt, addr, &failed));
-                    return None;
-                }
-                Err(_elapsed) => {
-                    next = attempt.alternative(&self.pool.directory(), now_ms(), &runners);
-                    next.iter().for_each(|addr| attempt.note_asked(addr));
-                }
-            }
-        }
-    }
-
-    /// Notes that a race for a connection was won; those still running are slow, and hints to them are not
-    /// followed until they arrive.
-    fn won(&self, connection: Connection, runners: &[String]) -> Connection {
-        let mut directory = self.pool.directory();
-        for slow in runners.iter().filter(|runner| *runner != connection.addr()) {
-            directory.failed(slow, now_ms());
-        }
-        drop(directory);
-        connection
-    }
-
-    fn lost(&self, attempt: &mut Attempt, addr: &str, error: &ConnectError) {
-        let mut directory = self.pool.directory();
-        match error {
-            ConnectError::Failed(why) => {
-                attempt.on_broken(&mut directory, addr, false, why, now_ms());
-            }
-            ConnectError::Rejected(reject) => {
-                attempt.on_reject(&mut directory, addr, reject, now_ms());
-            }
-        }
-    }
-
-    /// Asks one node; `None` if the call has to go on.
-    async fn ask(
-        &self,
-        attempt: &mut Attempt,
-        connection: &Connection,
-        request: &Request,
-        timeout_ms: u64,
-    ) -> Result<Option<Reply>, Error> {
-        let addr = connection.addr();
-        let began_ms = now_ms();
-        let time_ms = timeout_ms.min(attempt.deadline_ms().saturating_sub(began_ms));
-        let asked = timeout(Duration::from_millis(time_ms), connection.ask(request)).await;
-        let mut directory = self.pool.directory();
-        match asked {
-            Ok(Ok(reply)) => {
-                let is_answer = attempt.on_reply(&mut directory, addr, &reply, now_ms());
-                return Ok(is_answer.then_some(reply));
-            }
-            Ok(Err(Broken::Lost { sent, why })) => {
-                attempt.on_broken(&mut directory, addr, sent, &why, now_ms());
-            }
-            Ok(Err(Broken::TooLarge { bytes, max })) => {
-                let name = request.name();
-                return Err(Error::Invalid(format!(
-                    "{name} has {bytes} bytes, and a node takes {max} at once: split it"
-                )));
-            }
-            Err(_elapsed) => {
-                let now_ms = now_ms();
-                attempt.on_silent(&mut directory, addr, now_ms.saturating_sub(began_ms), now_ms);
-                drop(directory);
-                if connection.silent_ms(now_ms) >= ATTEMPT_MS {
-                    connection.close("the node stayed silent");
-                }
-            }
-        }
-        Ok(None)
-    }
-}
-
-#[expect(clippy::wildcard_enum_match_arm, reason = "every other reply answers another question")]
-impl Client {
-    /// Submits one job and returns when it is on the disks of a majority. The same [`NewJob`] submitted again
-    /// is the same job.
-    ///
-    /// # Errors
-    /// [`Error`]; with [`Error::Unknown`] submit the same [`NewJob`] again to learn what became of it.
-    pub async fn submit(&self, job: impl Into<NewJob>) -> Result<Submitted, Error> {
-        let job = job.into();
-        check(&job)?;
-        match self.call_for(&Request::SubmitJob(job), self.request_ms).await? {
-            Reply::Submitted(submitted) => Ok(submitted),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Submits many jobs, in as many batches as they need, in order; each is decided for itself, and one that no
-    /// node would take is refused here. Once a batch was decided, one that fails after it does not hide that: its
-    /// jobs are refused one by one, as unknown where they may have been taken, and those after them are refused
-    /// as not sent.
-    ///
-    /// # Errors
-    /// [`Error`] when not even the first batch was answered.
-    pub async fn submit_batch(
-        &self,
-        jobs: Vec<NewJob>,
-    ) -> Result<Vec<Result<Submitted, Refusal>>, Error> {
-        let faults: Vec<Option<Refusal>> =
-            jobs.iter().map(|job| job.body.fault().map(Refusal::invalid)).collect();
-        let sound = jobs.into_iter().zip(&faults).filter(|(_, fault)| fault.is_none());
-        let mut decided = self.submit_sound(sound.map(|(job, _)| job).collect()).await?.into_iter();
-        let missing = || Err(Refusal::internal("no result for this job").with_unknown_outcome());
-        let result = |fault: Option<Refusal>| match fault {
-            Some(refusal) => Err(refusal),
-            None => decided.next().unwrap_or_else(missing),
+    /// [`Error::Unknown`] names the job's id: submit the same job with that id to find out.
+    pub async fn submit(&self, job: impl Into<Job>) -> Result<Submitted, Error> {
+        let job = job.into().into_new()?;
+        let Reply::Submitted(submitted) = self.ask(Request::SubmitJob(job)).await? else {
+            return Err(misplaced());
         };
-        Ok(faults.into_iter().map(result).collect())
+        Ok(submitted)
     }
 
-    async fn submit_sound(
-        &self,
-        jobs: Vec<NewJob>,
-    ) -> Result<Vec<Result<Submitted, Refusal>>, Error> {
-        let count = jobs.len();
-        let mut results = Vec::with_capacity(count);
-        for batch in batches(jobs) {
-            let batch_len = batch.len();
-            match self.submit_one_batch(batch).await {
-                Ok(decided) => results.extend(decided),
-                Err(error) if results.is_empty() => return Err(error),
-                Err(error) => {
-                    let refusal = as_refusal(&error);
-                    results.extend(std::iter::repeat_n(Err(refusal), batch_len));
-                    let unsent = Refusal::unavailable(format!("not sent: {error}"));
-                    results.resize(count, Err(unsent));
-                    break;
-                }
-            }
-        }
-        Ok(results)
-    }
-
-    async fn submit_one_batch(
-        &self,
-        batch: Vec<NewJob>,
-    ) -> Result<Vec<Result<Submitted, Refusal>>, Error> {
-        let count = batch.len();
-        match self.call_for(&Request::SubmitBatch(batch), self.request_ms).await? {
-            Reply::SubmittedBatch(results) if results.len() == count => Ok(results),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Returns one job, as it is after everything answered before this call.
+    /// Asks for a job as it is now; every change acknowledged before is seen, on any node.
     ///
     /// # Errors
-    /// [`Error`]; a job nobody knows is refused with [`Code::NotFound`].
+    /// [`Error::Refused`] with `NOT_FOUND` if there is no such job (any more).
     pub async fn get(&self, id: JobId) -> Result<JobView, Error> {
-        match self.call_for(&Request::GetJob { id }, self.request_ms).await? {
-            Reply::Job(job) => Ok(*job),
-            other => Err(unexpected(&other)),
-        }
+        let Reply::Job(job) = self.ask(Request::GetJob { id }).await? else {
+            return Err(misplaced());
+        };
+        Ok(*job)
     }
 
-    /// Returns a page of jobs in order of id, and whether there are more: then ask with `after` the last id.
+    /// Asks for a page of jobs, and whether there are more: then ask again with `after` set to the
+    /// last id of the page.
     ///
     /// # Errors
-    /// [`Error`].
+    /// Any [`Error`].
     pub async fn list(&self, filter: Filter) -> Result<(Vec<JobView>, bool), Error> {
-        match self.call_for(&Request::ListJobs(filter), self.request_ms).await? {
-            Reply::Jobs { jobs, more } => Ok((jobs, more)),
-            other => Err(unexpected(&other)),
-        }
+        let Reply::Jobs { jobs, more } = self.ask(Request::ListJobs(filter)).await? else {
+            return Err(misplaced());
+        };
+        Ok((jobs, more))
     }
 
-    /// Waits until all these jobs have ended, and returns them in order. With a time it returns them as they
-    /// are when it is up, at the latest; without one it waits for ever, through elections and outages.
+    /// Waits until all of these jobs have ended, at most `limit` long (for ever without one), and returns
+    /// them as they are then, in order; a job nobody knows is refused in its place. Leaders may change
+    /// meanwhile. While no node answers, it goes on for the time of one request beyond `limit`.
     ///
     /// # Errors
-    /// [`Error`] when with a time no node answered at all, or a node refused the wait itself.
+    /// When no node answered for the time of one request.
     pub async fn wait(
         &self,
         ids: &[JobId],
-        time: Option<Duration>,
+        limit: Option<Duration>,
     ) -> Result<Vec<Result<JobView, Refusal>>, Error> {
-        let deadline_ms = time.map(|time| now_ms().saturating_add(whole_ms(time)));
-        let answer_ms = match time {
-            Some(time) if !time.is_zero() => self.request_ms.min(WAIT_GRACE_MS),
-            Some(_) | None => self.request_ms,
-        };
-        let mut known = BTreeMap::new();
-        for some in ids.chunks(WAIT_JOBS_MAX) {
-            self.wait_for_some(some, deadline_ms, answer_ms, &mut known).await?;
-        }
-        let unknown = || Err(Refusal::not_found("no node told of this job"));
-        Ok(ids.iter().map(|id| known.get(id).cloned().unwrap_or_else(unknown)).collect())
-    }
-
-    async fn wait_for_some(
-        &self,
-        ids: &[JobId],
-        deadline_ms: Option<u64>,
-        answer_ms: u64,
-        known: &mut BTreeMap<JobId, Result<JobView, Refusal>>,
-    ) -> Result<(), Error> {
-        let mut pending: BTreeSet<JobId> = ids.iter().copied().collect();
-        while !pending.is_empty() {
-            let left_ms = deadline_ms.map(|at_ms| at_ms.saturating_sub(now_ms()));
-            let wait_ms = left_ms.unwrap_or(WAIT_POLL_MS).min(WAIT_POLL_MS);
-            let request = Request::WaitJobs { ids: pending.iter().copied().collect(), wait_ms };
-            let answer = self.call_for(&request, wait_ms.saturating_add(answer_ms)).await;
-            let is_over = deadline_ms.is_some_and(|at_ms| at_ms <= now_ms());
-            match answer {
-                Ok(Reply::Waited(results)) if results.len() == pending.len() => {
-                    let asked = pending.len();
-                    for (id, result) in std::mem::take(&mut pending).into_iter().zip(results) {
-                        if is_unsettled(&result, is_over) {
-                            pending.insert(id);
-                        }
-                        known.insert(id, result);
-                    }
-                    if is_over && pending.len() == asked {
-                        return Ok(());
-                    }
-                }
-                Ok(other) => return Err(unexpected(&other)),
-                Err(error) if error.is_retryable() && !is_over => {
-                    log::debug!("still waiting for {} jobs: {error}", pending.len());
-                }
-                Err(_) if pending.iter().all(|id| known.contains_key(id)) => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Cancels jobs, the running ones among them, and returns the status each has now, in order.
-    ///
-    /// # Errors
-    /// [`Error`] of the first part of the list that was not answered; parts before it are cancelled, and may
-    /// be cancelled again.
-    pub async fn cancel(&self, ids: &[JobId]) -> Result<Vec<Result<Status, Refusal>>, Error> {
+        let deadline = limit.map_or(Moment(u64::MAX), |limit| clock::now().after(limit));
         let mut results = Vec::with_capacity(ids.len());
-        for some in ids.chunks(WAIT_JOBS_MAX) {
-            let request = Request::CancelJobs { ids: some.to_vec() };
-            match self.call_for(&request, self.request_ms).await? {
-                Reply::Cancelled(some_results) if some_results.len() == some.len() => {
-                    results.extend(some_results);
-                }
-                other => return Err(unexpected(&other)),
-            }
+        for chunk in ids.chunks(WAIT_JOBS_MAX) {
+            results.extend(self.wait_chunk(chunk, deadline).await?);
         }
         Ok(results)
     }
 
-    /// Returns the workers of the cluster.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn workers(&self) -> Result<Vec<WorkerView>, Error> {
-        match self.call_for(&Request::ListWorkers, self.request_ms).await? {
-            Reply::Workers(workers) => Ok(workers),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Returns the cluster as its leader sees it; where no leader is found, as one node sees it.
-    ///
-    /// # Errors
-    /// [`Error`] when no node answers at all.
-    pub async fn cluster_status(&self) -> Result<ClusterStatus, Error> {
-        let request = Request::GetClusterStatus { local: false };
-        let reply = match self.call_for(&request, self.request_ms.min(STATUS_LEADER_MS)).await {
-            Err(error) if error.is_retryable() => {
-                let request = Request::GetClusterStatus { local: true };
-                self.call_for(&request, self.request_ms).await?
+    async fn wait_chunk(
+        &self,
+        ids: &[JobId],
+        deadline: Moment,
+    ) -> Result<Vec<Result<JobView, Refusal>>, Error> {
+        let mut results: Vec<Option<Result<JobView, Refusal>>> = vec![None; ids.len()];
+        loop {
+            let open: Vec<usize> = results
+                .iter()
+                .enumerate()
+                .filter(|(_, result)| !result.as_ref().is_some_and(has_ended))
+                .map(|(at, _)| at)
+                .collect();
+            let now = clock::now();
+            // Once everything is known, the end of the time ends the wait; until then it ends a call.
+            let is_over = now >= deadline && results.iter().all(Option::is_some);
+            if open.is_empty() || is_over {
+                return Ok(results.into_iter().flatten().collect());
             }
-            Err(error) => return Err(error),
-            Ok(reply) => reply,
+            let left = u64::try_from(deadline.since(now).as_millis()).unwrap_or(u64::MAX);
+            let wait_ms = left.min(POLL_MS_MAX);
+            let wanted = open.iter().filter_map(|at| ids.get(*at)).copied().collect();
+            let until =
+                now.after(Duration::from_millis(wait_ms).saturating_add(self.request_timeout));
+            let request = Request::WaitJobs { ids: wanted, wait_ms };
+            let Reply::Waited(answered) = self.call_until(request, None, until).await? else {
+                return Err(misplaced());
+            };
+            for (at, result) in open.into_iter().zip(answered) {
+                if let Some(place) = results.get_mut(at) {
+                    *place = Some(result);
+                }
+            }
+            let soon = now.after(POLL_PAUSE);
+            if wait_ms > 0 && clock::now() < soon {
+                clock::sleep_until(soon).await;
+            }
+        }
+    }
+
+    /// Cancels jobs, the running ones too, and returns the status each has now, in order.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] names the jobs of the request that may have been cancelled.
+    pub async fn cancel(&self, ids: &[JobId]) -> Result<Vec<Result<Status, Refusal>>, Error> {
+        let mut results = Vec::with_capacity(ids.len());
+        for chunk in ids.chunks(WAIT_JOBS_MAX) {
+            let request = Request::CancelJobs { ids: chunk.to_vec() };
+            let Reply::Cancelled(cancelled) = self.ask(request).await? else {
+                return Err(misplaced());
+            };
+            results.extend(cancelled);
+        }
+        Ok(results)
+    }
+
+    /// Asks for every worker in the registry.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub async fn workers(&self) -> Result<Vec<WorkerView>, Error> {
+        let Reply::Workers(workers) = self.ask(Request::ListWorkers).await? else {
+            return Err(misplaced());
         };
-        match reply {
-            Reply::ClusterStatus(status) => Ok(*status),
-            other => Err(unexpected(&other)),
-        }
+        Ok(workers)
     }
 
-    /// Returns entries of the log of one node, from `from` on: of the leader, where one is known.
+    /// Asks for the cluster as its leader sees it. If there is none for a while, the view of a node
+    /// that can be reached is returned, the one of the highest term; `from_leader` is `false` then.
     ///
     /// # Errors
-    /// [`Error`].
+    /// When no node can be reached.
+    pub async fn cluster_status(&self) -> Result<ClusterStatus, Error> {
+        let began = clock::now();
+        let end = began.after(self.request_timeout);
+        let sought = began.after(LEADER_SOUGHT.min(self.request_timeout / 2));
+        let mut best: Option<ClusterStatus> = None;
+        let mut pause = STATUS_PAUSE;
+        let mut failed = None;
+        while clock::now() < sought {
+            match self.status(None, sought).await {
+                Ok(status) if status.from_leader => return Ok(status),
+                Ok(status) => best = newer(best, status),
+                Err(error) => failed = Some(error),
+            }
+            // A node without a leader answered at once; an election takes longer.
+            clock::sleep_until(clock::now().after(pause).min(sought)).await;
+            pause = pause.saturating_mul(2);
+        }
+        let addrs = self.pool.cluster().addrs();
+        let own_views = addrs.into_iter().map(|addr| {
+            let until = clock::now().after(LEADER_SOUGHT).min(end);
+            self.status(Some(addr), until)
+        });
+        for view in join_all(own_views).await {
+            match view {
+                Ok(status) if status.from_leader => return Ok(status),
+                Ok(status) => best = newer(best, status),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        best.ok_or_else(|| failed.unwrap_or_else(misplaced))
+    }
+
+    /// Asks whoever leads for the cluster's status, or a certain node for its own view.
+    async fn status(&self, node: Option<Addr>, until: Moment) -> Result<ClusterStatus, Error> {
+        let request = Request::GetClusterStatus { local: node.is_some() };
+        let Reply::ClusterStatus(status) = self.call_until(request, node, until).await? else {
+            return Err(misplaced());
+        };
+        Ok(*status)
+    }
+
+    /// Asks a node for entries of its log, for people.
+    ///
+    /// # Errors
+    /// Any [`Error`].
     pub async fn log(&self, from: Index, limit: u32) -> Result<Vec<LogLine>, Error> {
-        match self.call_for(&Request::ListLog { from, limit }, self.request_ms).await? {
-            Reply::Log(lines) => Ok(lines),
-            other => Err(unexpected(&other)),
-        }
+        lines(self.ask(Request::ListLog { from, limit }).await?)
     }
 
-    /// Asks the leader to hand over to this node, or to the one that is furthest, and returns to whom it does.
+    /// Asks one certain node for entries of its log.
     ///
     /// # Errors
-    /// [`Error`].
+    /// Any [`Error`].
+    pub async fn log_of(&self, addr: &str, from: Index, limit: u32) -> Result<Vec<LogLine>, Error> {
+        let options = CallOptions::timeout(self.request_timeout).node(addr);
+        lines(self.call(Request::ListLog { from, limit }, options).await?)
+    }
+
+    /// Has the leader hand leadership over, and returns to whom; without `to`, to the node that is furthest.
+    ///
+    /// # Errors
+    /// Any [`Error`].
     pub async fn transfer(&self, to: Option<NodeId>) -> Result<NodeId, Error> {
         let request = Request::TransferLeadership { to };
-        match self.call_for(&request, self.request_ms).await? {
-            Reply::Transferred { to } => Ok(to),
-            other => Err(unexpected(&other)),
+        let Reply::Transferred { to } = self.ask(request).await? else {
+            return Err(misplaced());
+        };
+        Ok(to)
+    }
+
+    /// Makes any request: finds who answers it, repeats it while that may help, and ends by its deadline.
+    /// What is returned is never [`Reply::Refused`].
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub async fn call(&self, request: Request, options: CallOptions) -> Result<Reply, Error> {
+        let deadline = clock::now().after(options.timeout);
+        let only = options.node.map(|addr| Addr::from(addr.as_str()));
+        self.call_until(request, only, deadline).await
+    }
+
+    /// Closes every connection. Requests in flight hear that their outcome is unknown; later ones fail.
+    #[expect(clippy::unused_async, reason = "closing may wait for something one day")]
+    pub async fn close(&self) {
+        self.pool.close();
+    }
+
+    /// Makes a client of the same cluster with connections of its own.
+    pub(crate) fn sibling(&self) -> Self {
+        let cluster = self.pool.cluster().sibling();
+        Self { pool: self.pool.sibling(cluster), request_timeout: self.request_timeout }
+    }
+
+    async fn ask(&self, request: Request) -> Result<Reply, Error> {
+        self.call_until(request, None, clock::now().after(self.request_timeout)).await
+    }
+
+    pub(crate) async fn call_until(
+        &self,
+        request: Request,
+        only: Option<Addr>,
+        deadline: Moment,
+    ) -> Result<Reply, Error> {
+        let request = Arc::new(request);
+        let pool = &self.pool;
+        let mut call =
+            Call::new(Arc::clone(&request), only, &mut pool.cluster(), clock::now(), deadline);
+        loop {
+            if pool.is_closed() {
+                call.closed();
+            }
+            let step = call.step(&mut pool.cluster(), clock::now());
+            let addrs = match step {
+                Step::Reach(addrs) => addrs,
+                Step::Wait { until } => {
+                    clock::sleep_until(until).await;
+                    continue;
+                }
+                Step::Fail(error) => return Err(error),
+            };
+            if let Some(done) = self.attempt(&mut call, &addrs).await {
+                return done;
+            }
+        }
+    }
+
+    /// Reaches one of the nodes and asks it. Returns what the caller gets, if it is decided.
+    async fn attempt(&self, call: &mut Call, addrs: &[Addr]) -> Option<Result<Reply, Error>> {
+        let pool = &self.pool;
+        let request = Arc::clone(call.request());
+        let connection = match within(call.deadline(), pool.reach(addrs)).await {
+            Some(Ok(connection)) => connection,
+            Some(Err(failures)) => {
+                let why: Vec<&str> = failures.iter().map(|failure| &*failure.why).collect();
+                let are_rejected = failures.iter().all(|failure| failure.is_rejected);
+                call.unreached(&mut pool.cluster(), why.join("; "), are_rejected, clock::now());
+                return None;
+            }
+            None => {
+                let why = format!("no connection to {} in time", addrs.join(", "));
+                call.unreached(&mut pool.cluster(), why, false, clock::now());
+                return None;
+            }
+        };
+        let addr = connection.addr();
+        let until = match call.reached(&pool.cluster(), addr, clock::now()) {
+            Reached::Send { until } => until,
+            Reached::Elsewhere => return None,
+        };
+        let mut answer = match within(until, connection.send(&request)).await {
+            Some(Ok(answer)) => answer,
+            Some(Err(lost)) => {
+                let why = lost.why.as_ref();
+                call.lost(&mut pool.cluster(), addr, lost.was_sent, why, clock::now());
+                return None;
+            }
+            None => {
+                call.unanswered(&mut pool.cluster(), addr, false, clock::now());
+                return None;
+            }
+        };
+        let answered = within(until, &mut answer).await;
+        let mut cluster = pool.cluster();
+        match answered {
+            Some(Ok(reply)) => call.answered(&mut cluster, addr, reply, clock::now()),
+            Some(Err(lost)) => {
+                call.lost(&mut cluster, addr, lost.was_sent, lost.why.as_ref(), clock::now());
+                None
+            }
+            None => {
+                call.unanswered(&mut cluster, addr, answer.was_sent(), clock::now());
+                None
+            }
         }
     }
 }
 
-/// Refuses here what every node would: a body that is none.
-fn check(job: &NewJob) -> Result<(), Error> {
-    let fault = |fault| Error::Invalid(format!("job {}: {fault}", job.id));
-    job.body.fault().map_or(Ok(()), |text| Err(fault(text)))
+/// Waits for something, but not beyond a moment. What is ready at once costs no timer.
+async fn within<T>(until: Moment, what: impl Future<Output = T>) -> Option<T> {
+    let mut what = std::pin::pin!(what);
+    if let Poll::Ready(done) = futures::poll!(what.as_mut()) {
+        return Some(done);
+    }
+    timeout(until.since(clock::now()), what).await.ok()
 }
 
-/// Cuts jobs into batches of at most [`BATCH_JOBS_MAX`] jobs and, but for one large job, [`BATCH_BYTES`].
-fn batches(jobs: Vec<NewJob>) -> Vec<Vec<NewJob>> {
-    let mut batches = Vec::new();
-    let mut batch = Vec::new();
-    let mut bytes = 0;
-    for job in jobs {
-        let job_bytes = job_bytes_max(&job);
-        let is_full = batch.len() >= BATCH_JOBS_MAX || bytes + job_bytes > BATCH_BYTES;
-        if is_full && !batch.is_empty() {
-            batches.push(std::mem::take(&mut batch));
-            bytes = 0;
-        }
-        bytes += job_bytes;
-        batch.push(job);
-    }
-    if !batch.is_empty() {
-        batches.push(batch);
-    }
-    batches
-}
-
-/// Tells whether a wait has to ask for this job again: it runs and there is time, or it had no room in the
-/// answer.
-fn is_unsettled(result: &Result<JobView, Refusal>, is_over: bool) -> bool {
+fn has_ended(result: &Result<JobView, Refusal>) -> bool {
     match result {
-        Ok(job) => !job.status.is_final() && !is_over,
-        Err(refusal) => refusal.code == Code::ResourceExhausted,
+        Ok(job) => job.status.is_final(),
+        Err(refusal) => !refusal.is_retryable(),
     }
 }
 
-fn as_refusal(error: &Error) -> Refusal {
-    match error {
-        Error::Refused { refusal, .. } => refusal.clone(),
-        Error::Unknown(why) => Refusal { message: why.clone(), ..Refusal::deadline_exceeded() },
-        Error::Unreachable(why) | Error::NoLeader(why) => Refusal::unavailable(why.clone()),
-        Error::Invalid(why) => Refusal::invalid(why.clone()),
-    }
+fn newer(best: Option<ClusterStatus>, status: ClusterStatus) -> Option<ClusterStatus> {
+    best.into_iter().chain([status]).max_by_key(|status| (status.term, status.commit_index))
 }
 
-/// A node that answers another question than the one asked is broken; what it did is anybody's guess.
-pub(crate) fn unexpected(reply: &Reply) -> Error {
-    let kind = reply.kind();
-    let refusal = Refusal::internal(format!("an answer to another question, of kind 0x{kind:02x}"));
-    Error::Refused { refusal: refusal.with_unknown_outcome(), asked: "a node".into() }
+fn lines(reply: Reply) -> Result<Vec<LogLine>, Error> {
+    let Reply::Log(lines) = reply else {
+        return Err(misplaced());
+    };
+    Ok(lines)
+}
+
+/// Never happens: [`Call::answered`] lets no reply to another question through.
+pub(crate) fn misplaced() -> Error {
+    let refusal = Box::new(Refusal::internal("an answer to another question"));
+    Error::Refused { refusal, story: Box::<Story>::default() }
 }

@@ -1,29 +1,32 @@
-//! The one clock room of the client library: monotonic milliseconds, and the wall clock for job ids.
+//! The one clock room of the client library: a monotonic clock, and the wall clock for job ids.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::types::{JobId, Millis};
+use async_std::task;
+
+use crate::client::moment::Moment;
+use crate::types::Millis;
 
 static START: OnceLock<Instant> = OnceLock::new();
 
-/// Returns the monotonic milliseconds since the first call in this process.
+/// Reads the monotonic clock. It stands still while the machine sleeps.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the client's clock room")]
-pub fn now_ms() -> u64 {
-    whole_ms(START.get_or_init(Instant::now).elapsed())
+pub(crate) fn now() -> Moment {
+    let elapsed = START.get_or_init(Instant::now).elapsed();
+    Moment(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Makes a job id from the wall clock and 80 random bits (`wire-spec.md` §16).
+/// Reads the wall clock; 0 before 1970.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the client's clock room")]
-pub fn new_job_id() -> JobId {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    JobId::new(Millis(whole_ms(since)), fastrand::u128(..))
+pub(crate) fn wall() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Returns a duration in whole milliseconds; one that no `u64` holds is for ever.
-#[must_use]
-pub fn whole_ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+/// Waits until a moment.
+pub(crate) async fn sleep_until(moment: Moment) {
+    task::sleep(moment.since(now())).await;
 }

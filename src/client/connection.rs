@@ -1,360 +1,448 @@
-//! One connection to one node: many requests in flight, each answered by its number.
+//! One connection to one node: its handshake, and many requests in flight on it at once.
+//!
+//! Two tasks serve a connection, one that reads and one that writes, however many requests are in flight.
+//! A request costs a place among those that wait, and nothing else: thousands of callers share the
+//! connection without a task of their own. A caller that goes away leaves its place behind until the node
+//! has answered, because the node counts it until then; the answer is dropped.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::io;
 use std::net::Shutdown;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use async_std::channel::{self, Receiver, Sender};
+use async_std::channel::{Receiver, Sender, bounded};
 use async_std::future::timeout;
 use async_std::net::TcpStream;
 use async_std::task;
-use futures::channel::oneshot;
-use futures::{AsyncReadExt as _, AsyncWriteExt as _, SinkExt as _, StreamExt as _};
-use tokio_util::codec::{Encoder as _, FramedRead, FramedWrite};
-use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _, FuturesAsyncWriteCompatExt as _};
+use futures::channel::{mpsc, oneshot};
+use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, SinkExt, StreamExt};
+use tokio_util::codec::{Encoder, FramedRead, FramedWrite};
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, FuturesAsyncWriteCompatExt};
 
-use crate::client::clock;
-use crate::wire::frame::{Frame, FrameCodec, HELLO_BYTES_MAX, PREAMBLE};
+use crate::client::cluster::Addr;
+use crate::types::ClusterId;
+use crate::wire::frame::{
+    BODY_BYTES_MAX, Frame, FrameCodec, FrameError, HELLO_BYTES_MAX, PREAMBLE,
+};
 use crate::wire::hello::{Greeting, IN_FLIGHT_MAX, Reject};
 use crate::wire::kind;
-use crate::wire::message::{Hello, Reply, Request, Welcome};
+use crate::wire::message::{Hello, Refusal, Reply, Request, Welcome};
 
-/// The number of `HELLO`; those of requests come after it.
-const HELLO_CORR: u32 = 1;
-
-/// Bytes the writer gathers before it writes, while more is queued.
+/// Bytes collected before a write; one write then carries hundreds of requests.
 const WRITE_BYTES: usize = 64 << 10;
 
-/// Why there is no connection.
+/// With requests in flight, so much silence of the node has it asked whether it is there.
+const SILENCE_STEP: Duration = Duration::from_millis(500);
+
+/// So many steps of silence in a row, and the connection counts as broken: a node that is frozen or cut
+/// off says nothing, and TCP alone would wait for minutes. A node that works answers a ping at once,
+/// however long its requests take.
+const SILENCE_STEPS_MAX: u32 = 4;
+
+/// What was sent and may still be on its way buys more silence: one step more for so many bytes. (A batch
+/// over a slow line is no silence.)
+const BYTES_PER_STEP: u64 = 512 << 10;
+
+/// The number of a ping; requests never get it. Only one is in flight.
+const PING_CORR: u32 = u32::MAX;
+
+/// What a caller hears of a node that says nothing and goes.
+const HANDSHAKE_CUT: &str = "it closed the connection during the handshake";
+
+/// Why a connection did not come to be. Nothing was asked on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ConnectError {
-    /// Nobody there, or nobody who speaks our protocol in time. Nothing was asked.
-    Failed(String),
-    /// The node does not want us.
-    Rejected(Reject),
+pub(crate) struct DialError {
+    /// In words, the address among them.
+    pub(crate) why: Arc<str>,
+    /// The node answered that it will not have us, now or later: another version, another cluster.
+    pub(crate) is_rejected: bool,
 }
 
-/// Why a request on a connection has no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Broken {
-    /// The connection broke; `sent` tells whether the request may have reached the node.
-    Lost {
-        /// It may have.
-        sent: bool,
-        /// What happened, for people.
-        why: String,
-    },
-    /// The request is larger than a frame may be: nothing was sent, and the connection is as good as before.
-    TooLarge {
-        /// What it has.
-        bytes: usize,
-        /// What a frame may have.
-        max: usize,
-    },
+impl DialError {
+    pub(crate) fn new(addr: &str, why: impl fmt::Display) -> Self {
+        Self { why: Arc::from(format!("{addr}: {why}")), is_rejected: false }
+    }
 }
 
-/// A connection past its handshake. Clones share it; it ends when it breaks or is closed.
-///
-/// - A request holds its place in `waiting` until its answer comes, though its caller be gone: the node counts
-///   it as in flight for as long.
-/// - `room` holds one token for each of them, so neither `waiting` nor `queue` outgrows what the node allows.
-#[derive(Clone)]
-pub struct Connection {
+/// Why a request has no answer: its connection broke.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lost {
+    /// The request, or a part of it, had left: it may have been done.
+    pub(crate) was_sent: bool,
+    /// What happened to the connection.
+    pub(crate) why: Arc<str>,
+}
+
+/// A connection that was let in. The last clone that is dropped closes it.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection {
+    handle: Arc<Handle>,
+}
+
+#[derive(Debug)]
+struct Handle {
     shared: Arc<Shared>,
+    outbox: mpsc::UnboundedSender<Outgoing>,
 }
 
-struct Shared {
-    addr: String,
-    tcp: TcpStream,
-    frame_bytes_max: usize,
-    queue: Sender<Frame>,
-    room: Sender<()>,
-    room_taken: Receiver<()>,
-    state: Mutex<State>,
-    /// Since when the node owes us a sign of life, on [`clock::now_ms`]: the last frame it sent, or the first
-    /// request after a time without any in flight.
-    owed_since_ms: AtomicU64,
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.fail("it was closed here");
+    }
 }
 
-struct State {
-    waiting: BTreeMap<u32, oneshot::Sender<Result<Reply, Broken>>>,
+/// A request that waits to be written. There are never more than have a place, see [`Shared::places`];
+/// it is encoded only when its turn comes, so that waiting costs no second copy.
+#[derive(Debug)]
+struct Outgoing {
     corr: u32,
-    /// Why it is over; nothing more is taken then.
-    over: Option<String>,
+    request: Arc<Request>,
 }
 
-impl Connection {
-    /// Connects and shakes hands, all within `time`.
-    ///
-    /// # Errors
-    /// [`ConnectError`]; nothing was asked of the node then.
-    pub async fn open(
-        addr: &str,
-        hello: Hello,
-        time: Duration,
-    ) -> Result<(Self, Welcome), ConnectError> {
-        match timeout(time, Self::connect(addr, hello)).await {
-            Ok(result) => result,
-            Err(_elapsed) => {
-                let ms = time.as_millis();
-                Err(ConnectError::Failed(format!("no connection and greeting within {ms} ms")))
-            }
-        }
-    }
-
-    async fn connect(addr: &str, hello: Hello) -> Result<(Self, Welcome), ConnectError> {
-        let failed = |error: &dyn std::fmt::Display| ConnectError::Failed(error.to_string());
-        let mut tcp = TcpStream::connect(addr).await.map_err(|error| failed(&error))?;
-        tcp.set_nodelay(true).map_err(|error| failed(&error))?;
-        let mut first = bytes::BytesMut::from(PREAMBLE.as_slice());
-        FrameCodec::new(HELLO_BYTES_MAX)
-            .encode(hello.to_frame(HELLO_CORR), &mut first)
-            .map_err(|error| failed(&error))?;
-        tcp.write_all(&first).await.map_err(|error| failed(&error))?;
-        let mut preamble = [0; PREAMBLE.len()];
-        tcp.read_exact(&mut preamble).await.map_err(|error| failed(&error))?;
-        if preamble != PREAMBLE {
-            return Err(failed(&"what answers there is no raftq node"));
-        }
-        let mut frames = FramedRead::new(tcp.clone().compat(), FrameCodec::new(HELLO_BYTES_MAX));
-        let frame = match frames.next().await {
-            Some(frame) => frame.map_err(|error| failed(&error))?,
-            None => return Err(failed(&"the node closed the connection without a greeting")),
-        };
-        match Greeting::from_frame(&frame).map_err(|error| failed(&error))? {
-            Greeting::Reject(reject) => Err(ConnectError::Rejected(reject)),
-            Greeting::Welcome(welcome) => Ok((Self::start(addr, tcp, frames, &welcome), welcome)),
-        }
-    }
-
-    fn start(
-        addr: &str,
-        tcp: TcpStream,
-        mut frames: FramedRead<Compat<TcpStream>, FrameCodec>,
-        welcome: &Welcome,
-    ) -> Self {
-        let frame_bytes_max = usize::try_from(welcome.frame_bytes_max).unwrap_or(usize::MAX);
-        frames.decoder_mut().set_body_bytes_max(frame_bytes_max);
-        let sink = tcp.clone().compat_write();
-        let mut sink = FramedWrite::new(sink, FrameCodec::new(frame_bytes_max));
-        sink.set_backpressure_boundary(WRITE_BYTES);
-        let in_flight_max = welcome.in_flight_max.clamp(1, IN_FLIGHT_MAX);
-        let in_flight_max = usize::try_from(in_flight_max).unwrap_or(1);
-        let (queue, queued) = channel::bounded(in_flight_max);
-        let (room, room_taken) = channel::bounded(in_flight_max);
-        let state = State { waiting: BTreeMap::new(), corr: HELLO_CORR, over: None };
-        let shared = Arc::new(Shared {
-            addr: addr.into(),
-            tcp,
-            frame_bytes_max,
-            queue,
-            room,
-            room_taken,
-            state: Mutex::new(state),
-            owed_since_ms: AtomicU64::new(clock::now_ms()),
-        });
-        let reader = Arc::clone(&shared);
-        task::spawn(async move {
-            let why = read(&reader, frames).await;
-            reader.end(&why);
-        });
-        let writer = Arc::clone(&shared);
-        task::spawn(async move {
-            if let Err(why) = write(&writer, sink, queued).await {
-                writer.end(&why);
-            }
-        });
-        Self { shared }
-    }
-
-    /// Returns the address it goes to.
-    #[must_use]
-    pub fn addr(&self) -> &str {
-        &self.shared.addr
-    }
-
-    /// Tells whether it has broken or was closed.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.shared.state().over.is_some()
-    }
-
-    /// Tells whether two handles are of one connection.
-    #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.shared, &other.shared)
-    }
-
-    /// Returns for how long the node has owed a sign of life, in ms.
-    #[must_use]
-    pub fn silent_ms(&self, now_ms: u64) -> u64 {
-        now_ms.saturating_sub(self.shared.owed_since_ms.load(Ordering::Relaxed))
-    }
-
-    /// Ends it: every waiter hears that it broke, and its tasks end.
-    pub fn close(&self, why: &str) {
-        self.shared.end(why);
-    }
-
-    /// Sends a request and waits for its answer; first for room, when as many are in flight as the node
-    /// allows. The future may be dropped at any time: a late answer is dropped then, and a request that has not
-    /// left yet is not sent.
-    ///
-    /// # Errors
-    /// [`Broken`].
-    pub async fn ask(&self, request: &Request) -> Result<Reply, Broken> {
-        let shared = &self.shared;
-        let mut frame = request.to_frame(0);
-        if frame.body.len() > shared.frame_bytes_max {
-            return Err(Broken::TooLarge { bytes: frame.body.len(), max: shared.frame_bytes_max });
-        }
-        let closed = |why: &str| Broken::Lost { sent: false, why: why.into() };
-        if shared.room.send(()).await.is_err() {
-            return Err(closed(&shared.reason()));
-        }
-        // From the token to the place in `waiting` nothing is awaited: a caller that is dropped loses neither.
-        let (answer, answered) = oneshot::channel();
-        {
-            let mut state = shared.state();
-            if let Some(why) = &state.over {
-                return Err(closed(why));
-            }
-            let corr = state.free_corr();
-            frame.corr = corr;
-            if shared.queue.try_send(frame).is_err() {
-                drop(state);
-                shared.give_room();
-                return Err(closed("the connection is ending"));
-            }
-            if state.waiting.is_empty() {
-                shared.owed_since_ms.store(clock::now_ms(), Ordering::Relaxed);
-            }
-            state.waiting.insert(corr, answer);
-        }
-        match answered.await {
-            Ok(result) => result,
-            Err(_canceled) => Err(Broken::Lost { sent: true, why: shared.reason() }),
-        }
-    }
+/// What both tasks and all callers see.
+#[derive(Debug)]
+struct Shared {
+    addr: Addr,
+    welcome: Welcome,
+    socket: TcpStream,
+    /// A message in it is a place taken. Full: callers wait for room, within their deadline.
+    places: Sender<()>,
+    taken: Receiver<()>,
+    /// Bytes handed to the socket since the node was last heard.
+    unheard_bytes: AtomicU64,
+    state: Mutex<State>,
 }
 
-impl State {
-    /// Returns a number that no request in flight has; never 0, which is no number.
-    fn free_corr(&mut self) -> u32 {
-        loop {
-            self.corr = self.corr.wrapping_add(1);
-            if self.corr != 0 && !self.waiting.contains_key(&self.corr) {
-                return self.corr;
-            }
-        }
-    }
+#[derive(Debug, Default)]
+struct State {
+    last_corr: u32,
+    waiting: BTreeMap<u32, Waiting>,
+    broken: Option<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    was_sent: bool,
+    answer: oneshot::Sender<Result<Frame, Lost>>,
 }
 
 impl Shared {
-    /// A panic while the lock is held can only come from the allocator: the state is whole.
     fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing that is held over a panic is left half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reason(&self) -> String {
-        self.state().over.clone().unwrap_or_else(|| "the connection ended".into())
-    }
-
-    /// Gives back the token of one request that is no longer in flight.
-    fn give_room(&self) {
-        let taken = self.room_taken.try_recv();
-        debug_assert!(taken.is_ok(), "every request in flight holds a token");
-    }
-
-    /// Hands a result to the one who waits for this number, if anybody still does.
-    fn resolve(&self, corr: u32, result: Result<Reply, Broken>) {
-        let Some(answer) = self.state().waiting.remove(&corr) else {
-            return;
-        };
-        self.give_room();
-        if answer.send(result).is_err() {
-            log::trace!("{}: dropped a late answer", self.addr);
-        }
-    }
-
-    /// Forgets a request that was not sent yet and that nobody waits for; tells whether it did.
-    fn forget_unwanted(&self, corr: u32) -> bool {
-        let mut state = self.state();
-        let is_unwanted = state.waiting.get(&corr).is_none_or(oneshot::Sender::is_canceled);
-        if is_unwanted && state.waiting.remove(&corr).is_some() {
-            drop(state);
-            self.give_room();
-        }
-        is_unwanted
-    }
-
-    /// Ends the connection, once: the first reason stays.
-    fn end(&self, why: &str) {
+    /// Ends the connection and tells everyone who waits.
+    fn fail(&self, why: &str) {
+        let why: Arc<str> = Arc::from(format!("connection to {}: {why}", self.addr));
         let waiting = {
             let mut state = self.state();
-            if state.over.is_some() {
+            if state.broken.is_some() {
                 return;
             }
-            state.over = Some(why.into());
+            state.broken = Some(Arc::clone(&why));
             std::mem::take(&mut state.waiting)
         };
-        self.queue.close();
-        self.room.close();
-        if let Err(error) = self.tcp.shutdown(Shutdown::Both) {
-            log::trace!("{}: {error} at the end of a connection", self.addr);
+        self.places.close();
+        for Waiting { was_sent, answer } in waiting.into_values() {
+            // A caller that has gone away needs no word.
+            let _gone = answer.send(Err(Lost { was_sent, why: Arc::clone(&why) })).is_err();
         }
-        for answer in waiting.into_values() {
-            if answer.send(Err(Broken::Lost { sent: true, why: why.into() })).is_err() {
-                log::trace!("{}: nobody waited for a lost answer", self.addr);
-            }
+        if let Err(error) = self.socket.shutdown(Shutdown::Both) {
+            log::trace!("closing the connection to {}: {error}", self.addr);
         }
     }
-}
 
-/// Reads answers until the connection ends, and says why it did.
-async fn read(shared: &Shared, mut frames: FramedRead<Compat<TcpStream>, FrameCodec>) -> String {
-    while let Some(frame) = frames.next().await {
-        let frame = match frame {
-            Ok(frame) => frame,
-            Err(error) => return error.to_string(),
+    /// Gives a place free again.
+    fn leave(&self) {
+        let _none_taken = self.taken.try_recv().is_err();
+    }
+
+    /// Takes a request for sent, unless its caller has gone away: then it is never sent.
+    fn claim(&self, corr: u32) -> bool {
+        let mut state = self.state();
+        let is_wanted = match state.waiting.get_mut(&corr) {
+            Some(waiting) if !waiting.answer.is_canceled() => {
+                waiting.was_sent = true;
+                return true;
+            }
+            found => found.is_some(),
         };
-        shared.owed_since_ms.store(clock::now_ms(), Ordering::Relaxed);
-        if frame.kind == kind::REJECT {
-            return match Reject::from_frame(&frame) {
-                Ok(reject) => format!("the node ended the connection: {}", reject.message),
-                Err(error) => error.to_string(),
-            };
+        state.waiting.remove(&corr);
+        drop(state);
+        if is_wanted {
+            self.leave();
         }
-        match Reply::from_frame(&frame) {
-            Ok(reply) => shared.resolve(frame.corr, Ok(reply)),
-            Err(error) if error.is_skippable() => {}
-            Err(error) => {
-                log::warn!("{} answered what is no reply: {error}", shared.addr);
-                let why = format!("an answer that is no reply: {error}");
-                shared.resolve(frame.corr, Err(Broken::Lost { sent: true, why }));
-            }
+        false
+    }
+
+    /// Hands a frame to whoever waits for it. One that nobody waits for is dropped: it is late, or for a
+    /// caller that has gone away.
+    fn deliver(&self, frame: Frame) {
+        let waiting = self.state().waiting.remove(&frame.corr);
+        if let Some(Waiting { answer, .. }) = waiting {
+            self.leave();
+            let _gone = answer.send(Ok(frame)).is_err();
         }
     }
-    "the node closed the connection".into()
+
+    fn is_idle(&self) -> bool {
+        self.state().waiting.is_empty()
+    }
 }
 
-/// Writes requests until the queue closes: all that wait go out together.
-async fn write(
-    shared: &Shared,
-    mut sink: FramedWrite<Compat<TcpStream>, FrameCodec>,
-    queued: Receiver<Frame>,
-) -> Result<(), String> {
-    while let Ok(first) = queued.recv().await {
-        let mut next = Some(first);
-        while let Some(frame) = next {
-            if !shared.forget_unwanted(frame.corr) {
-                sink.feed(frame).await.map_err(|error| error.to_string())?;
+impl Connection {
+    /// Connects to an address and says hello. Takes as long as it takes: the caller has a limit.
+    pub(crate) async fn dial(
+        addr: &Addr,
+        cluster: ClusterId,
+        agent: &str,
+    ) -> Result<Self, DialError> {
+        let (reader, writer, greeting) =
+            greet(addr, cluster, agent).await.map_err(|why| DialError::new(addr, why))?;
+        let welcome = match greeting {
+            Greeting::Welcome(welcome) => welcome,
+            Greeting::Reject(Reject { code, message, .. }) => {
+                let is_rejected = !Refusal::new(code, "").is_retryable();
+                let error = DialError::new(addr, format!("it rejects us: {code}: {message}"));
+                return Err(DialError { is_rejected, ..error });
             }
-            next = queued.try_recv().ok();
-        }
-        futures::SinkExt::<Frame>::flush(&mut sink).await.map_err(|error| error.to_string())?;
+        };
+        let (reader, writer) = sized(reader, writer, &welcome);
+        // No more than this version of a node would allow: the bound is also one of memory here.
+        let places_max = welcome.in_flight_max.clamp(1, IN_FLIGHT_MAX);
+        let (places, taken) = bounded(usize::try_from(places_max).unwrap_or(1));
+        let (outbox, inbox) = mpsc::unbounded();
+        let shared = Arc::new(Shared {
+            addr: addr.clone(),
+            welcome,
+            socket: reader.get_ref().get_ref().clone(),
+            places,
+            taken,
+            unheard_bytes: AtomicU64::new(0),
+            state: Mutex::default(),
+        });
+        task::spawn(read(Arc::clone(&shared), reader, outbox.clone()));
+        task::spawn(write(Arc::clone(&shared), writer, inbox));
+        Ok(Self { handle: Arc::new(Handle { shared, outbox }) })
     }
-    Ok(())
+
+    /// Returns the address it was made to.
+    pub(crate) fn addr(&self) -> &Addr {
+        &self.handle.shared.addr
+    }
+
+    /// Returns what the node said when it let us in.
+    pub(crate) fn welcome(&self) -> &Welcome {
+        &self.handle.shared.welcome
+    }
+
+    /// Tells whether nothing can be asked on it any more.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.handle.shared.state().broken.is_some()
+    }
+
+    /// Ends it; everyone who waits hears so.
+    pub(crate) fn close(&self) {
+        self.handle.shared.fail("it was closed here");
+    }
+
+    /// Sends a request, after waiting for a place. A caller that stops waiting disturbs nothing.
+    pub(crate) async fn send(&self, request: &Arc<Request>) -> Result<Answer, Lost> {
+        let shared = &self.handle.shared;
+        if shared.places.try_send(()).is_err() && shared.places.send(()).await.is_err() {
+            let why = shared.state().broken.clone().unwrap_or_else(|| Arc::from("it is closed"));
+            return Err(Lost { was_sent: false, why });
+        }
+        // From here to the end nothing waits: a place that was taken cannot be forgotten.
+        let (answer, received) = oneshot::channel();
+        let corr = {
+            let mut state = shared.state();
+            if let Some(why) = state.broken.clone() {
+                return Err(Lost { was_sent: false, why });
+            }
+            let corr = free_corr(&state);
+            state.last_corr = corr;
+            state.waiting.insert(corr, Waiting { was_sent: false, answer });
+            corr
+        };
+        let outgoing = Outgoing { corr, request: Arc::clone(request) };
+        if self.handle.outbox.unbounded_send(outgoing).is_err() {
+            shared.fail("its writer has ended");
+        }
+        Ok(Answer { shared: Arc::clone(shared), corr, received })
+    }
+}
+
+/// Returns the next number that no request in flight has.
+fn free_corr(state: &State) -> u32 {
+    let mut corr = state.last_corr;
+    loop {
+        // 0 and the ping's number belong to no request.
+        corr = if corr >= PING_CORR - 1 { 1 } else { corr + 1 };
+        if !state.waiting.contains_key(&corr) {
+            return corr;
+        }
+    }
+}
+
+/// The answer to come.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    shared: Arc<Shared>,
+    corr: u32,
+    received: oneshot::Receiver<Result<Frame, Lost>>,
+}
+
+impl Answer {
+    /// Tells whether the request, or a part of it, has left.
+    pub(crate) fn was_sent(&self) -> bool {
+        // One that has no place any more was answered, or lost just now: it counts as sent.
+        self.shared.state().waiting.get(&self.corr).is_none_or(|waiting| waiting.was_sent)
+    }
+}
+
+impl Future for Answer {
+    type Output = Result<Reply, Lost>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let lost = |why: Arc<str>| Lost { was_sent: true, why };
+        self.received.poll_unpin(context).map(|received| match received {
+            Ok(Ok(frame)) => Reply::from_frame(&frame).map_err(|error| {
+                lost(Arc::from(format!("unreadable answer from {}: {error}", self.shared.addr)))
+            }),
+            Ok(Err(error)) => Err(error),
+            Err(_canceled) => Err(lost(Arc::from("the connection ended"))),
+        })
+    }
+}
+
+type Reader = FramedRead<Compat<TcpStream>, FrameCodec>;
+type Writer = FramedWrite<Compat<TcpStream>, FrameCodec>;
+
+/// Connects, says hello and hears the answer.
+async fn greet(
+    addr: &str,
+    cluster: ClusterId,
+    agent: &str,
+) -> Result<(Reader, Writer, Greeting), String> {
+    let mut socket = TcpStream::connect(addr).await.map_err(|error| error.to_string())?;
+    let in_words = |error: io::Error| {
+        let is_end = error.kind() == io::ErrorKind::UnexpectedEof;
+        if is_end { HANDSHAKE_CUT.into() } else { error.to_string() }
+    };
+    socket.set_nodelay(true).map_err(in_words)?;
+    let hello = Hello { cluster, ..Hello::client(agent) };
+    let mut first = bytes::BytesMut::from(PREAMBLE.as_slice());
+    FrameCodec::new(HELLO_BYTES_MAX)
+        .encode(hello.to_frame(0), &mut first)
+        .map_err(|error| error.to_string())?;
+    socket.write_all(&first).await.map_err(in_words)?;
+    let mut preamble = [0; PREAMBLE.len()];
+    socket.read_exact(&mut preamble).await.map_err(in_words)?;
+    if preamble != PREAMBLE {
+        return Err("something else than raftq listens there".into());
+    }
+    let mut reader = FramedRead::new(socket.clone().compat(), FrameCodec::new(HELLO_BYTES_MAX));
+    let frame = match reader.next().await {
+        Some(frame) => frame.map_err(|error| error.to_string())?,
+        None => return Err(HANDSHAKE_CUT.into()),
+    };
+    let greeting = Greeting::from_frame(&frame).map_err(|error| error.to_string())?;
+    let mut writer = FramedWrite::new(socket.compat_write(), FrameCodec::new(HELLO_BYTES_MAX));
+    writer.set_backpressure_boundary(WRITE_BYTES);
+    Ok((reader, writer, greeting))
+}
+
+/// Lets frames have the size that the node said.
+fn sized(mut reader: Reader, mut writer: Writer, welcome: &Welcome) -> (Reader, Writer) {
+    let frame_bytes_max =
+        usize::try_from(welcome.frame_bytes_max).unwrap_or(usize::MAX).min(BODY_BYTES_MAX);
+    reader.decoder_mut().set_body_bytes_max(frame_bytes_max);
+    writer.encoder_mut().set_body_bytes_max(frame_bytes_max);
+    (reader, writer)
+}
+
+/// Reads answers until the end, and watches for silence.
+async fn read(shared: Arc<Shared>, mut frames: Reader, outbox: mpsc::UnboundedSender<Outgoing>) {
+    let ping = Arc::new(Request::Ping);
+    let mut silent_steps: u32 = 0;
+    let why = loop {
+        // A timer only when there is nothing to read: under load there always is.
+        let read = match frames.next().now_or_never() {
+            Some(read) => Ok(read),
+            None => timeout(SILENCE_STEP, frames.next()).await,
+        };
+        match read {
+            Ok(Some(Ok(frame))) if frame.kind == kind::REJECT => {
+                break Reject::from_frame(&frame)
+                    .map_or_else(|error| error.to_string(), |reject| reject.message);
+            }
+            Ok(Some(Ok(frame))) => {
+                silent_steps = 0;
+                shared.unheard_bytes.store(0, Ordering::Relaxed);
+                shared.deliver(frame);
+            }
+            Ok(Some(Err(error))) => break error.to_string(),
+            Ok(None) => break "the node closed it".into(),
+            Err(_silence) if shared.is_idle() => silent_steps = 0,
+            Err(_silence) => {
+                silent_steps += 1;
+                let unheard = shared.unheard_bytes.load(Ordering::Relaxed) / BYTES_PER_STEP;
+                let allowed = u64::from(SILENCE_STEPS_MAX).saturating_add(unheard);
+                if u64::from(silent_steps) >= allowed {
+                    let silence = SILENCE_STEP.saturating_mul(silent_steps);
+                    break format!("no sign of life for {:.1} s", silence.as_secs_f64());
+                }
+                let asks = Outgoing { corr: PING_CORR, request: Arc::clone(&ping) };
+                if silent_steps == 1 && outbox.unbounded_send(asks).is_err() {
+                    break "its writer has ended".into();
+                }
+            }
+        }
+    };
+    shared.fail(&why);
+}
+
+/// Writes requests until the end: many into the buffer, then all out at once.
+async fn write(
+    shared: Arc<Shared>,
+    mut frames: Writer,
+    mut inbox: mpsc::UnboundedReceiver<Outgoing>,
+) {
+    while let Some(first) = inbox.next().await {
+        let mut next = Some(first);
+        while let Some(Outgoing { corr, request }) = next {
+            if corr == PING_CORR || shared.claim(corr) {
+                let frame = request.to_frame(corr);
+                let bytes = u64::try_from(frame.wire_bytes()).unwrap_or(u64::MAX);
+                shared.unheard_bytes.fetch_add(bytes, Ordering::Relaxed);
+                match frames.feed(frame).await {
+                    Ok(()) => {}
+                    // Nothing of it was written, and the connection is as good as before.
+                    Err(FrameError::TooLarge { bytes, max }) => {
+                        log::warn!("a request of {bytes} bytes for {}; at most {max}", shared.addr);
+                        shared.deliver(too_large(corr, bytes, max));
+                    }
+                    Err(error) => return shared.fail(&error.to_string()),
+                }
+            }
+            next = inbox.next().now_or_never().flatten();
+        }
+        if let Err(error) = SinkExt::<Frame>::flush(&mut frames).await {
+            return shared.fail(&error.to_string());
+        }
+    }
+}
+
+/// What a node would say to a request that fits no frame.
+fn too_large(corr: u32, bytes: usize, max: usize) -> Frame {
+    let text = format!("a request of {bytes} bytes; at most {max}");
+    Reply::Refused(Refusal::invalid(text)).to_frame(corr)
 }

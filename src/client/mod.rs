@@ -1,68 +1,104 @@
-//! The client library: how a program submits jobs, waits for them, and handles them itself.
+//! The client library: jobs in, answers out, and workers of one's own. It brings no part of the server.
 //!
-//! [`client`] sends every request to whoever can answer it: [`core`] decides (pure, no socket), with what
-//! [`directory`] knows of the cluster; [`pool`] keeps a [`connection`] to each node, shared by all calls.
-//! [`job`] builds jobs, [`worker`] runs handlers, [`blocking`] is all of it for programs without async.
-//! [`error`] tells *no* from *unknown*; [`clock`] is the only place that looks at a clock.
+//! [`client::Client`] is what programs use; [`blocking::Client`] is the same without async; and
+//! [`worker::Worker`] runs handlers for payloads. [`error::Error`] says what failed and whether it may have
+//! happened all the same.
 //!
-//! Submit a job and wait for its output:
+//! # Jobs
 //!
 //! ```no_run
-//! use raftq::client::{client::Client, error::Error, job::Job};
+//! use raftq::client::client::Client;
+//! use raftq::client::error::Error;
+//! use raftq::client::job::{Job, new_id};
 //!
 //! # async fn example() -> Result<(), Error> {
+//! // A few nodes of the cluster: any of them may be down, the others are found.
 //! let client = Client::builder().seeds(["127.0.0.1:7101", "127.0.0.1:7102"]).build()?;
-//! let job = Job::command(["sh", "-c", "echo hello"]).build();
-//! // With Error::Unknown the same job may be submitted again: its id makes it one job.
-//! client.submit(job.clone()).await?;
-//! for ended in client.wait(&[job.id], None).await?.into_iter().flatten() {
-//!     println!("{}: {:?}", ended.status.as_str(), ended.output);
+//!
+//! // A command for the workers built into the nodes. With an id of one's own it can be submitted again
+//! // when the outcome is unknown, and still exists once.
+//! let job = Job::command(["sh", "-c", "echo hello"]).id(new_id());
+//! let submitted = match client.submit(job.clone()).await {
+//!     Err(Error::Unknown(_)) => client.submit(job).await?,
+//!     answer => answer?,
+//! };
+//! for ended in client.wait(&[submitted.id], None).await? {
+//!     match ended {
+//!         Ok(job) => println!("{} {}", job.id, job.status.as_str()),
+//!         Err(refusal) => println!("{refusal}"),
+//!     }
 //! }
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Handle the jobs of a queue:
+//! # A worker
 //!
 //! ```no_run
-//! use raftq::client::{client::Client, error::Error, worker::Worker};
+//! use raftq::client::client::Client;
+//! use raftq::client::error::Error;
+//! use raftq::client::worker::Worker;
 //!
 //! # async fn example(shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-//! let client = Client::builder().seeds(["127.0.0.1:7101"]).build()?;
-//! let report = Worker::new(client)
-//!     .name("mailer-7")
-//!     .handle("mail", |job| async move { Ok(format!("sent {} bytes", job.payload.len())) })
-//!     .handle_blocking("resize", |job| Ok(job.payload.to_vec()))
+//! let client = Client::builder().seeds(["127.0.0.1:7101", "127.0.0.1:7102"]).build()?;
+//! let report = Worker::new(&client)
+//!     .name("mailer-1")
 //!     .slots(8)
+//!     .queue("mail", |context, payload| async move {
+//!         // The fence rises with every attempt: a store that remembers the highest can refuse a worker
+//!         // that was taken for dead and is not.
+//!         println!("job {} attempt {} fence {}", context.id(), context.attempt(), context.fence());
+//!         if payload.is_empty() { Err("an empty mail") } else { Ok("sent") }
+//!     })
+//!     .queue_blocking("thumbnails", |context, _payload| {
+//!         if context.is_abandoned() { Err("somebody else has it") } else { Ok(vec![1, 2, 3]) }
+//!     })
 //!     .run_until(shutdown)
 //!     .await?;
-//! println!("{} completed, {} failed", report.completed, report.failed);
+//! println!("{} jobs done, {} given back", report.finished, report.abandoned);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Without async:
+//! # Without async
 //!
 //! ```no_run
-//! use raftq::client::{blocking::Client, error::Error, job::Job};
+//! use raftq::client::blocking::Client;
+//! use raftq::client::job::Job;
 //!
-//! # fn example() -> Result<(), Error> {
+//! # fn example() -> Result<(), raftq::client::error::Error> {
 //! let client = Client::builder().seeds(["127.0.0.1:7101"]).build()?;
-//! let submitted = client.submit(Job::command(["true"]))?;
-//! println!("{}", client.get(submitted.id)?.status.as_str());
+//! let jobs = ["one", "two", "three"].map(|text| Job::payload("mail", text));
+//! for result in client.submit_batch(jobs)? {
+//!     match result {
+//!         Ok(submitted) => println!("{}", submitted.id),
+//!         Err(refusal) => println!("not taken: {refusal}"),
+//!     }
+//! }
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Inside
+//!
+//! [`core`] and [`cluster`] decide whom to ask, when, and what the caller is told; `duty` what a worker owes
+//! the cluster. They see no clock and no socket: time comes in as a [`moment::Moment`]. Around them,
+//! `connection` carries many requests at once, `pool` keeps one connection to a node, and `client` and
+//! `worker` drive it all.
 
+mod batch;
 pub mod blocking;
-#[expect(clippy::module_inception, reason = "the client is what the room is named for")]
+#[expect(clippy::module_inception, reason = "the room's main thing has the room's name")]
 pub mod client;
-pub mod clock;
-pub mod connection;
+mod clock;
+pub mod cluster;
+mod connection;
 pub mod core;
-pub mod directory;
+mod describe;
+pub mod duty;
 pub mod error;
+pub mod handler;
 pub mod job;
-mod life;
-pub mod pool;
+pub mod moment;
+mod pool;
 pub mod worker;

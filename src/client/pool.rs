@@ -1,140 +1,173 @@
-//! The connections of one client, one for each address, shared by all of its calls.
+//! The connections of one client: one to a node at most, made when needed, shared by all calls.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use async_std::future::timeout;
 use async_std::task;
-use futures::FutureExt as _;
-use futures::future::{BoxFuture, Shared};
+use futures::channel::oneshot;
+use futures::future::Shared;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 
-use crate::client::connection::{ConnectError, Connection};
-use crate::client::directory::Directory;
-use crate::wire::message::Hello;
+use crate::client::clock;
+use crate::client::cluster::{Addr, Cluster};
+use crate::client::connection::{Connection, DialError};
 
-/// A connection in the making; everybody who needs it waits for the same one.
-pub type Connecting = Shared<BoxFuture<'static, Result<Connection, ConnectError>>>;
+/// The next address is tried too when one has not let us in after so long.
+const STAGGER: Duration = Duration::from_millis(200);
 
-/// How a node can be reached now.
-pub enum Way {
-    /// A connection stands.
-    Ready(Connection),
-    /// One is being made. It goes on when nobody waits for it any more.
-    Connecting(Connecting),
-    /// The client was closed.
-    Closed,
-}
-
-/// The connections of one client, at most one for each address that the [`Directory`] knows, and the directory.
-pub struct Pool {
+/// What all clones of a client share.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    cluster: Mutex<Cluster>,
+    /// One for each address that was asked for; addresses are bounded by
+    /// [`crate::client::cluster::ADDRS_MAX`] and hints, and broken connections are taken out.
+    slots: Mutex<BTreeMap<Addr, Slot>>,
     agent: String,
-    connect_time: Duration,
-    directory: Mutex<Directory>,
-    slots: Mutex<BTreeMap<String, Slot>>,
+    connect_timeout: Duration,
     is_closed: AtomicBool,
 }
 
+#[derive(Clone, Debug)]
 enum Slot {
-    Ready(Connection),
-    Connecting(Connecting),
+    Dialing(Dial),
+    Up(Connection),
 }
 
+/// A connection being made by a task of its own; all who wait for it share the outcome.
+type Dial = Shared<oneshot::Receiver<Result<Connection, DialError>>>;
+
 impl Pool {
-    /// Makes a pool without connections: the first request makes the first.
-    #[must_use]
-    pub fn new(agent: String, connect_time: Duration, directory: Directory) -> Self {
-        Self {
+    pub(crate) fn new(cluster: Cluster, agent: String, connect_timeout: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            cluster: Mutex::new(cluster),
+            slots: Mutex::default(),
             agent,
-            connect_time,
-            directory: Mutex::new(directory),
-            slots: Mutex::new(BTreeMap::new()),
+            connect_timeout,
             is_closed: AtomicBool::new(false),
-        }
+        })
     }
 
-    /// Returns what is known of the cluster, for a moment: nothing is awaited while it is held.
-    pub fn directory(&self) -> MutexGuard<'_, Directory> {
-        self.directory.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Makes a pool with the same settings and no connections.
+    pub(crate) fn sibling(&self, cluster: Cluster) -> Arc<Self> {
+        Self::new(cluster, self.agent.clone(), self.connect_timeout)
     }
 
-    fn slots(&self) -> MutexGuard<'_, BTreeMap<String, Slot>> {
+    /// Returns what is known of the cluster; held for a decision, never over a wait.
+    pub(crate) fn cluster(&self) -> MutexGuard<'_, Cluster> {
+        self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slots(&self) -> MutexGuard<'_, BTreeMap<Addr, Slot>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells whether [`Pool::close`] was called.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::Acquire)
     }
 
-    /// Returns the way to a node, and begins to make it where there is none.
-    #[must_use]
-    pub fn way(self: &Arc<Self>, addr: &str) -> Way {
-        let mut slots = self.slots();
-        if self.is_closed() {
-            return Way::Closed;
+    /// Closes every connection, and lets none be made any more.
+    pub(crate) fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        for slot in std::mem::take(&mut *self.slots()).into_values() {
+            if let Slot::Up(connection) = slot {
+                connection.close();
+            }
         }
-        slots.retain(|_, slot| !matches!(slot, Slot::Ready(connection) if connection.is_over()));
+    }
+
+    /// Returns a connection to the first of these nodes that lets us in. The first one has a head start
+    /// of [`STAGGER`] over the second, and so on, so that a dead one costs little; one that refuses
+    /// costs nothing.
+    ///
+    /// # Errors
+    /// Why each of them could not be reached.
+    pub(crate) async fn reach(
+        self: &Arc<Self>,
+        addrs: &[Addr],
+    ) -> Result<Connection, Vec<DialError>> {
+        let mut dials = FuturesUnordered::new();
+        let mut failures: Vec<DialError> = Vec::new();
+        let mut rest = addrs.iter();
+        loop {
+            match rest.next().map(|addr| self.slot(addr)) {
+                Some(Slot::Up(connection)) => return Ok(connection),
+                Some(Slot::Dialing(dial)) => dials.push(dial),
+                None if dials.is_empty() => return Err(failures),
+                None => {}
+            }
+            let is_last = rest.len() == 0;
+            let ended =
+                if is_last { Ok(dials.next().await) } else { timeout(STAGGER, dials.next()).await };
+            match ended {
+                Ok(Some(Ok(Ok(connection)))) => return Ok(connection),
+                Ok(Some(Ok(Err(error)))) => failures.push(error),
+                Ok(Some(Err(_canceled))) => {
+                    failures.push(DialError::new("this client", "it was closed"));
+                }
+                Ok(None) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Returns the connection to an address, or begins to make one.
+    fn slot(self: &Arc<Self>, addr: &Addr) -> Slot {
+        let mut slots = self.slots();
         match slots.get(addr) {
-            Some(Slot::Ready(connection)) => return Way::Ready(connection.clone()),
-            Some(Slot::Connecting(connecting)) => return Way::Connecting(connecting.clone()),
+            Some(Slot::Up(connection)) if connection.is_broken() => {}
+            Some(slot) => return slot.clone(),
             None => {}
         }
-        // The task waits for the lock that is held here before it replaces the slot set here.
-        let made = task::spawn(Arc::clone(self).make(addr.to_owned()));
-        let connecting = made.boxed().shared();
-        slots.insert(addr.into(), Slot::Connecting(connecting.clone()));
-        Way::Connecting(connecting)
-    }
-
-    async fn make(self: Arc<Self>, addr: String) -> Result<Connection, ConnectError> {
-        let cluster = self.directory().cluster();
-        let hello = Hello { cluster, ..Hello::client(self.agent.as_str()) };
-        let opened = Connection::open(&addr, hello, self.connect_time).await;
-        let mut slots = self.slots();
-        let (connection, welcome) = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                slots.remove(&addr);
-                return Err(error);
-            }
-        };
-        if self.is_closed() {
-            connection.close(CLOSED);
-            return Err(ConnectError::Failed(CLOSED.into()));
-        }
-        log::debug!("connected to node {} at {addr}", welcome.node);
-        slots.insert(addr.clone(), Slot::Ready(connection.clone()));
+        let (done, dial) = oneshot::channel();
+        let slot = Slot::Dialing(dial.shared());
+        slots.insert(addr.clone(), slot.clone());
         drop(slots);
-        let mut directory = self.directory();
-        directory.reached(&addr);
-        directory.learn(&welcome);
-        Ok(connection)
+        task::spawn(dial_into(Arc::downgrade(self), addr.clone(), done));
+        slot
     }
 
-    /// Ends every connection and makes no more. Calls under way end with it.
-    pub fn close(&self) {
-        let slots = {
-            let mut slots = self.slots();
-            self.is_closed.store(true, Ordering::Release);
-            std::mem::take(&mut *slots)
-        };
-        for slot in slots.into_values() {
-            match slot {
-                Slot::Ready(connection) => connection.close(CLOSED),
-                // It looks whether the pool is closed when it is done.
-                Slot::Connecting(_) => {}
+    /// Puts a connection into its slot, or empties the slot of one that failed.
+    fn dialled(&self, addr: &Addr, outcome: &Result<Connection, DialError>) {
+        match outcome {
+            Ok(connection) => {
+                self.cluster().welcomed(addr, connection.welcome());
+                self.slots().insert(addr.clone(), Slot::Up(connection.clone()));
             }
+            Err(error) => {
+                log::debug!("cannot connect to {}", error.why);
+                self.cluster().failed(addr, clock::now());
+                self.slots().remove(addr);
+            }
+        }
+        if self.is_closed() {
+            self.close();
         }
     }
 }
 
-impl Drop for Pool {
-    fn drop(&mut self) {
-        self.close();
+/// Makes a connection for everyone who waits for it. It goes on when they do not wait any more: a spare
+/// connection is of use when the other one breaks.
+async fn dial_into(
+    pool: Weak<Pool>,
+    addr: Addr,
+    done: oneshot::Sender<Result<Connection, DialError>>,
+) {
+    let Some((cluster, agent, patience)) =
+        pool.upgrade().map(|pool| (pool.cluster().id(), pool.agent.clone(), pool.connect_timeout))
+    else {
+        return;
+    };
+    let dialling = timeout(patience, Connection::dial(&addr, cluster, &agent));
+    let outcome = dialling.await.unwrap_or_else(|_late| {
+        let text = format!("no connection within {:.1} s", patience.as_secs_f64());
+        Err(DialError::new(&addr, text))
+    });
+    // A client that is gone needs no connection.
+    if let Some(pool) = pool.upgrade() {
+        pool.dialled(&addr, &outcome);
     }
+    let _nobody_waits = done.send(outcome).is_err();
 }
-
-/// What callers hear of a closed client.
-pub const CLOSED: &str = "the client was closed";

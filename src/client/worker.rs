@@ -1,199 +1,273 @@
-//! A worker of one's own: functions that handle the payloads of queues, run by the cluster's rules.
+//! The library worker: handlers in Rust for the payloads of some queues.
 
 use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
+use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_std::task;
 use bytes::Bytes;
-use futures::FutureExt as _;
-use futures::future::BoxFuture;
+use futures::channel::mpsc;
+use futures::future::{AbortHandle, BoxFuture, abortable};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 
-use crate::client::client::Client;
+use crate::client::client::{CallOptions, Client};
+use crate::client::clock;
+use crate::client::duty::{Ask, Duty, Order, StopReport, Timing};
 use crate::client::error::Error;
-use crate::client::life;
-use crate::jobs::job::{WORKER_QUEUES_MAX, WORKER_SLOTS_MAX};
-use crate::types::{Fence, JobId, QueueName, WorkerId};
+use crate::client::handler::{Context, Handlers, of_async, of_blocking, run, verdict};
+use crate::jobs::job::{Assignment, Verdict, WORKER_QUEUES_MAX, WORKER_SLOTS_MAX};
+use crate::types::{Fence, QueueName, WorkerId};
+use crate::wire::message::Reply;
 
-/// Jobs handled at once, unless [`Worker::slots`] says otherwise.
-const SLOTS: u32 = 8;
+/// How many jobs a worker runs at once, unless told otherwise.
+pub const SLOTS: u32 = 4;
 
-/// How long running jobs may go on after a shutdown, unless [`Worker::grace`] says otherwise.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long handlers may go on once a worker is asked to stop, unless told otherwise.
+pub const GRACE: Duration = Duration::from_secs(10);
 
-/// One attempt of one job, handed to a handler.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Context {
-    /// The job.
-    pub id: JobId,
-    /// 1 for the first attempt; more when a worker was lost with it.
-    pub attempt: u32,
-    /// Rises with every assignment in the cluster. Hand it to whatever the handler writes to, so that the store
-    /// can refuse a lower one than it has seen: then two attempts cannot both write.
-    pub fence: Fence,
-    /// Its queue.
-    pub queue: QueueName,
-    /// What was submitted.
-    pub payload: Bytes,
-}
+/// The shortest time from one look at what is due to the next: what is due may have to wait for
+/// something else, whose coming wakes the worker sooner.
+const TURN_MIN: Duration = Duration::from_millis(5);
 
-/// What a worker came to when it was shut down.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StopReport {
-    /// Jobs reported as completed.
-    pub completed: u64,
-    /// Jobs reported as failed.
-    pub failed: u64,
-    /// Results that did not count: the job was cancelled, or taken away.
-    pub refused: u64,
-    /// Jobs abandoned because the cluster was out of reach for 3 s; they run again elsewhere.
-    pub abandoned: u64,
-    /// Jobs given back at the end, because they were not done within the grace.
-    pub released: u64,
-    /// Jobs whose result could not be reported any more at the end; they run again.
-    pub unreported: u64,
-}
-
-pub(super) type Handler =
-    Arc<dyn Fn(Context) -> BoxFuture<'static, Result<Bytes, String>> + Send + Sync>;
-
-/// A worker in the making: give it handlers, then [`Worker::run_until`].
-#[must_use]
+/// A worker in the making, then run by [`Worker::run_until`].
+///
+/// It registers under a name, hears of its jobs, runs a handler for each, and reports what came of it until
+/// the report is answered. It survives changes of leader and restarts of nodes. When no leader has
+/// acknowledged it for 3 s, its jobs are given to others; so it ends them itself, and registers anew.
+///
+/// Every job runs at least once, and counts exactly once: see [`Context::fence`].
 pub struct Worker {
     client: Client,
     name: Option<String>,
-    handlers: BTreeMap<QueueName, Handler>,
+    handlers: Handlers,
     slots: u32,
     grace: Duration,
-    /// The first thing that is wrong with it, told when it is run.
+    timing: Timing,
     fault: Option<String>,
 }
 
-/// What a worker is, once it was checked.
-pub(super) struct Config {
-    pub(super) client: Client,
-    pub(super) name: WorkerId,
-    /// At least one.
-    pub(super) handlers: BTreeMap<QueueName, Handler>,
-    pub(super) slots: u32,
-    pub(super) grace: Duration,
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("name", &self.name)
+            .field("queues", &self.handlers.keys())
+            .field("slots", &self.slots)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Worker {
-    /// Begins a worker that speaks through this client.
-    pub fn new(client: Client) -> Self {
-        let handlers = BTreeMap::new();
-        Self { client, name: None, handlers, slots: SLOTS, grace: GRACE, fault: None }
+    /// Begins to make a worker that finds its cluster through the client. It has connections of its own,
+    /// so that nothing else the client does holds up its heartbeats.
+    #[must_use]
+    pub fn new(client: &Client) -> Self {
+        Self {
+            client: client.sibling(),
+            name: None,
+            handlers: Handlers::new(),
+            slots: SLOTS,
+            grace: GRACE,
+            timing: Timing::default(),
+            fault: None,
+        }
     }
 
-    /// Names it. A worker started again under its name takes over at once what its former start held; no two
-    /// workers may run under one name. Unless named, it gets a random one.
-    pub fn name(mut self, name: &str) -> Self {
+    /// Sets its name, which no other worker that runs may have. The same name after a restart tells the
+    /// cluster at once that the former start is over. Without a name, one is drawn at random.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Sets how many jobs it handles at once, 1 to [`WORKER_SLOTS_MAX`].
+    /// Serves a queue with an async handler: the output of a job, or why it failed. A panic fails the job.
+    ///
+    /// It must not block its thread: that would hold up the heartbeats. See [`Worker::queue_blocking`].
+    #[must_use]
+    pub fn queue<H, F, O, E>(self, queue: impl AsRef<str>, handler: H) -> Self
+    where
+        H: Fn(Context, Bytes) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<O, E>> + Send + 'static,
+        O: Into<Bytes>,
+        E: fmt::Display,
+    {
+        self.serve(queue.as_ref(), of_async(handler))
+    }
+
+    /// Serves a queue with a handler that blocks its thread. It cannot be ended from outside: it should
+    /// look at [`Context::is_abandoned`] from time to time.
+    #[must_use]
+    pub fn queue_blocking<H, O, E>(self, queue: impl AsRef<str>, handler: H) -> Self
+    where
+        H: Fn(Context, Bytes) -> Result<O, E> + Send + Sync + 'static,
+        O: Into<Bytes>,
+        E: fmt::Display,
+    {
+        self.serve(queue.as_ref(), of_blocking(handler))
+    }
+
+    fn serve(mut self, queue: &str, handler: crate::client::handler::Handler) -> Self {
+        match QueueName::new(queue) {
+            Ok(name) => {
+                if self.handlers.insert(name, handler).is_some() {
+                    self.wrong(format!("the queue {queue:?} has two handlers"));
+                }
+            }
+            Err(error) => self.wrong(format!("the queue {queue:?} is no name: {error}")),
+        }
+        self
+    }
+
+    /// Sets how many jobs it runs at once ([`SLOTS`]), at most [`WORKER_SLOTS_MAX`].
+    #[must_use]
     pub fn slots(mut self, slots: u32) -> Self {
         self.slots = slots;
         self
     }
 
-    /// Sets how long running jobs may go on after a shutdown.
+    /// Sets how long handlers may go on once it is asked to stop ([`GRACE`]).
+    #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// Handles the jobs of a queue with an async function. Its result is the job's output, of which the last
-    /// 16 KiB are kept; an error or a panic fails the attempt. It is dropped at an await when the job was taken
-    /// away. A function that blocks its thread belongs into [`Worker::handle_blocking`].
-    pub fn handle<F, R, O>(self, queue: &str, handler: F) -> Self
-    where
-        F: Fn(Context) -> R + Send + Sync + 'static,
-        R: Future<Output = Result<O, String>> + Send + 'static,
-        O: Into<Bytes>,
-    {
-        let handler = Arc::new(handler);
-        self.with(
-            queue,
-            Arc::new(move |context| {
-                let handler = Arc::clone(&handler);
-                // Called inside the future, so that a panic before the first await is caught as well.
-                async move { handler(context).await.map(Into::into) }.boxed()
-            }),
-        )
-    }
-
-    /// Handles the jobs of a queue with a function that blocks, each on a thread. It cannot be stopped: when the
-    /// job was taken away, its result is ignored.
-    pub fn handle_blocking<F, O>(self, queue: &str, handler: F) -> Self
-    where
-        F: Fn(Context) -> Result<O, String> + Send + Sync + 'static,
-        O: Into<Bytes>,
-    {
-        let handler = Arc::new(handler);
-        self.with(
-            queue,
-            Arc::new(move |context| {
-                let handler = Arc::clone(&handler);
-                let run = move || {
-                    let guarded = AssertUnwindSafe(|| handler(context).map(Into::into));
-                    match std::panic::catch_unwind(guarded) {
-                        Ok(result) => result,
-                        Err(panic) => Err(life::panic_text(panic.as_ref())),
-                    }
-                };
-                async move { task::spawn_blocking(run).await }.boxed()
-            }),
-        )
-    }
-
-    fn with(mut self, queue: &str, handler: Handler) -> Self {
-        match QueueName::new(queue) {
-            Err(error) => self.blame(format!("{queue:?} is no queue: {error}")),
-            Ok(name) => {
-                if self.handlers.insert(name, handler).is_some() {
-                    self.blame(format!("queue {queue:?} has two handlers"));
-                }
-            }
-        }
+    /// Sets the times it keeps; only for tests with a cluster that keeps other times.
+    #[must_use]
+    pub fn timing(mut self, timing: Timing) -> Self {
+        self.timing = timing;
         self
     }
 
-    fn blame(&mut self, fault: String) {
+    fn wrong(&mut self, fault: String) {
         self.fault.get_or_insert(fault);
     }
 
-    fn check(self) -> Result<Config, Error> {
-        let invalid = |text: String| Err(Error::Invalid(format!("worker: {text}")));
-        if let Some(fault) = self.fault {
-            return invalid(fault);
-        }
-        let queues = self.handlers.len();
-        if queues == 0 || queues > WORKER_QUEUES_MAX {
-            return invalid(format!("{queues} queues; 1 to {WORKER_QUEUES_MAX}"));
-        }
-        let Self { client, handlers, slots, grace, .. } = self;
-        if slots == 0 || slots > WORKER_SLOTS_MAX {
-            return invalid(format!("{slots} slots; 1 to {WORKER_SLOTS_MAX}"));
-        }
-        let name = self.name.unwrap_or_else(|| format!("worker-{:016x}", fastrand::u64(..)));
-        let Ok(name) = WorkerId::new(&name) else {
-            return invalid(format!("{name:?} is no name: 1 to 64 of A-Z a-z 0-9 . _ -"));
+    /// Checks what was set.
+    fn check(&self) -> Result<WorkerId, Error> {
+        let fault = match self.handlers.len() {
+            _ if self.fault.is_some() => self.fault.clone(),
+            0 => Some("a worker needs a handler for at least one queue".into()),
+            queues if queues > WORKER_QUEUES_MAX => {
+                Some(format!("{queues} queues for one worker; at most {WORKER_QUEUES_MAX}"))
+            }
+            _ if !(1..=WORKER_SLOTS_MAX).contains(&self.slots) => {
+                Some(format!("{} slots; 1 to {WORKER_SLOTS_MAX}", self.slots))
+            }
+            _ => None,
         };
-        Ok(Config { client, name, handlers, slots, grace })
+        if let Some(fault) = fault {
+            return Err(Error::Invalid(fault));
+        }
+        let name =
+            self.name.clone().unwrap_or_else(|| format!("worker-{:016x}", fastrand::u64(..)));
+        WorkerId::new(&name)
+            .map_err(|error| Error::Invalid(format!("the worker's name {name:?} is none: {error}")))
     }
 
-    /// Registers and handles jobs until `shutdown` is done; then lets what runs end within the grace, and gives
-    /// the rest back. Elections, outages and being judged lost are survived. Dropping the future stops all
-    /// handlers, and the cluster gives their jobs to others after 3 s.
+    /// Runs until `shutdown` is ready, then stops gracefully: no more jobs, the running ones may end within
+    /// the grace, the rest is given back without using up an attempt.
+    ///
+    /// If this future is dropped, handlers are dropped too, and the cluster judges the worker lost after 3 s.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if a queue has two handlers, or names and numbers are out of bounds;
-    /// [`Error::Refused`] if the cluster does not take such a worker.
-    pub async fn run_until(self, shutdown: impl Future) -> Result<StopReport, Error> {
-        life::run(self.check()?, shutdown).await
+    /// [`Error::Invalid`] if what was set cannot be right: two handlers for a queue, no queue, no slots.
+    pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<StopReport, Error> {
+        let worker = self.check()?;
+        let queues = self.handlers.keys().cloned().collect();
+        let seed = fastrand::u64(..);
+        let duty = Duty::new(worker, queues, self.slots, self.timing, self.grace, seed);
+        let (ended, endings) = mpsc::unbounded();
+        let client = self.client.clone();
+        let shift = Shift { client, handlers: self.handlers, running: BTreeMap::new(), ended };
+        let report = shift.work(duty, endings, shutdown).await;
+        self.client.close().await;
+        Ok(report)
+    }
+}
+
+/// A call on its way, and what it was.
+type Calling = BoxFuture<'static, (Ask, Result<Reply, Error>)>;
+
+/// The handler of one attempt.
+struct Running {
+    abort: AbortHandle,
+    abandoned: Arc<AtomicBool>,
+}
+
+impl Drop for Running {
+    /// An attempt that is let go is over, also when the whole worker is dropped. (Of one that has ended,
+    /// there is nothing left to abort.)
+    fn drop(&mut self) {
+        self.abandoned.store(true, Ordering::Release);
+        self.abort.abort();
+    }
+}
+
+/// What does the worker's duties.
+struct Shift {
+    client: Client,
+    handlers: Handlers,
+    running: BTreeMap<Fence, Running>,
+    /// How handlers tell that they ended; bounded by how many run.
+    ended: mpsc::UnboundedSender<(Fence, Verdict)>,
+}
+
+impl Shift {
+    async fn work(
+        mut self,
+        mut duty: Duty,
+        mut endings: mpsc::UnboundedReceiver<(Fence, Verdict)>,
+        shutdown: impl Future<Output = ()>,
+    ) -> StopReport {
+        let mut calls: FuturesUnordered<Calling> = FuturesUnordered::new();
+        let mut shutdown = std::pin::pin!(shutdown.fuse());
+        loop {
+            for order in duty.step(clock::now()) {
+                match order {
+                    Order::Call { ask, request, timeout } => {
+                        let client = self.client.clone();
+                        let options = CallOptions::timeout(timeout);
+                        calls.push(
+                            async move { (ask, client.call(request, options).await) }.boxed(),
+                        );
+                    }
+                    Order::Start(assignment) => self.start(assignment),
+                    Order::Abandon(fence) => drop(self.running.remove(&fence)),
+                }
+            }
+            if let Some(report) = duty.ended_with() {
+                return report;
+            }
+            let pause = duty.wake_at().since(clock::now()).max(TURN_MIN);
+            futures::select! {
+                (ask, answer) = calls.select_next_some() => duty.heard(ask, answer, clock::now()),
+                (fence, verdict) = endings.select_next_some() => {
+                    self.running.remove(&fence);
+                    duty.ended(fence, verdict, clock::now());
+                }
+                () = shutdown => duty.stop(clock::now()),
+                () = task::sleep(pause).fuse() => {}
+            }
+        }
+    }
+
+    /// Runs the handler in a task of its own, so that the worker's duties never wait for it.
+    fn start(&mut self, assignment: Assignment) {
+        let fence = assignment.fence;
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let context = Context::new(&assignment, Arc::clone(&abandoned));
+        let (handling, abort) = abortable(run(&self.handlers, context, assignment));
+        let ended = self.ended.clone();
+        self.running.insert(fence, Running { abort, abandoned });
+        task::spawn(async move {
+            if let Ok(handled) = handling.await {
+                let _nobody_asks = ended.unbounded_send((fence, verdict(handled))).is_err();
+            }
+        });
     }
 }

@@ -1,0 +1,181 @@
+//! What a client must know of each request: who answers it, what it changes, and what to call it in a text.
+
+use crate::client::error::name_jobs;
+use crate::types::JobId;
+use crate::wire::message::{Reply, Request, WAIT_MS_MAX};
+
+/// Tells whether only the leader answers it; others know who that is.
+pub(crate) fn needs_leader(request: &Request) -> bool {
+    match request {
+        Request::SubmitJob(_)
+        | Request::SubmitBatch(_)
+        | Request::RegisterWorker(_)
+        | Request::Heartbeat { .. }
+        | Request::UpdateJobStatus(_)
+        | Request::BatchUpdateJobStatus(_)
+        | Request::ReleaseJobs(_)
+        | Request::CancelJobs { .. }
+        | Request::TransferLeadership { .. } => true,
+        Request::GetClusterStatus { local } => !local,
+        Request::Ping
+        | Request::Reserve { .. }
+        | Request::GetJob { .. }
+        | Request::ListJobs(_)
+        | Request::WaitJobs { .. }
+        | Request::ListWorkers
+        | Request::ListLog { .. } => false,
+    }
+}
+
+/// Tells whether it changes anything that outlives its answer. Of what does not, no outcome is unknown.
+pub(crate) fn changes(request: &Request) -> bool {
+    match request {
+        Request::SubmitJob(_)
+        | Request::SubmitBatch(_)
+        | Request::RegisterWorker(_)
+        | Request::UpdateJobStatus(_)
+        | Request::BatchUpdateJobStatus(_)
+        | Request::ReleaseJobs(_)
+        | Request::CancelJobs { .. }
+        | Request::TransferLeadership { .. } => true,
+        Request::Ping
+        | Request::Heartbeat { .. }
+        | Request::Reserve { .. }
+        | Request::GetJob { .. }
+        | Request::ListJobs(_)
+        | Request::WaitJobs { .. }
+        | Request::ListWorkers
+        | Request::GetClusterStatus { .. }
+        | Request::ListLog { .. } => false,
+    }
+}
+
+/// Tells whether done twice it is the same as done once. Leadership that was handed to nobody in particular
+/// would move once more: the new leader would be asked.
+pub(crate) fn may_repeat(request: &Request) -> bool {
+    !matches!(request, Request::TransferLeadership { to: None })
+}
+
+/// Returns how long the node itself waits before it answers, where it does.
+pub(crate) fn wait_ms(request: &Request) -> Option<u64> {
+    match request {
+        Request::WaitJobs { wait_ms, .. } | Request::Reserve { wait_ms, .. } => {
+            Some((*wait_ms).min(WAIT_MS_MAX))
+        }
+        Request::Ping
+        | Request::SubmitJob(_)
+        | Request::SubmitBatch(_)
+        | Request::RegisterWorker(_)
+        | Request::Heartbeat { .. }
+        | Request::UpdateJobStatus(_)
+        | Request::BatchUpdateJobStatus(_)
+        | Request::ReleaseJobs(_)
+        | Request::GetJob { .. }
+        | Request::ListJobs(_)
+        | Request::CancelJobs { .. }
+        | Request::ListWorkers
+        | Request::GetClusterStatus { .. }
+        | Request::ListLog { .. }
+        | Request::TransferLeadership { .. } => None,
+    }
+}
+
+/// Tells whether a reply answers a request: it is of the right kind and has a result for each item.
+pub(crate) fn expects(request: &Request, reply: &Reply) -> bool {
+    match (request, reply) {
+        (_, Reply::Refused(_))
+        | (Request::Ping, Reply::Pong)
+        | (Request::RegisterWorker(_), Reply::Registered)
+        | (Request::Heartbeat { .. }, Reply::HeartbeatAck { .. })
+        | (Request::ReleaseJobs(_), Reply::Released { .. })
+        | (Request::Reserve { .. }, Reply::Reserved(_))
+        | (Request::ListJobs(_), Reply::Jobs { .. })
+        | (Request::ListWorkers, Reply::Workers(_))
+        | (Request::GetClusterStatus { .. }, Reply::ClusterStatus(_))
+        | (Request::ListLog { .. }, Reply::Log(_))
+        | (Request::TransferLeadership { .. }, Reply::Transferred { .. }) => true,
+        (Request::SubmitJob(job), Reply::Submitted(submitted)) => job.id == submitted.id,
+        (Request::GetJob { id }, Reply::Job(job)) => *id == job.id,
+        (Request::SubmitBatch(jobs), Reply::SubmittedBatch(results)) => {
+            jobs.len() == results.len()
+                && jobs.iter().zip(results).all(|(job, result)| {
+                    result.as_ref().map_or(true, |submitted| submitted.id == job.id)
+                })
+        }
+        (Request::UpdateJobStatus(_), Reply::Updated(results)) => results.len() == 1,
+        (Request::BatchUpdateJobStatus(updates), Reply::Updated(results)) => {
+            updates.len() == results.len()
+        }
+        (Request::WaitJobs { ids, .. }, Reply::Waited(results)) => ids.len() == results.len(),
+        (Request::CancelJobs { ids }, Reply::Cancelled(results)) => ids.len() == results.len(),
+        (
+            Request::Ping
+            | Request::SubmitJob(_)
+            | Request::SubmitBatch(_)
+            | Request::RegisterWorker(_)
+            | Request::Heartbeat { .. }
+            | Request::UpdateJobStatus(_)
+            | Request::BatchUpdateJobStatus(_)
+            | Request::ReleaseJobs(_)
+            | Request::Reserve { .. }
+            | Request::GetJob { .. }
+            | Request::ListJobs(_)
+            | Request::WaitJobs { .. }
+            | Request::CancelJobs { .. }
+            | Request::ListWorkers
+            | Request::GetClusterStatus { .. }
+            | Request::ListLog { .. }
+            | Request::TransferLeadership { .. },
+            _,
+        ) => false,
+    }
+}
+
+/// Returns the jobs it is about, where it names them.
+pub(crate) fn ids(request: &Request) -> Vec<JobId> {
+    match request {
+        Request::SubmitJob(job) => vec![job.id],
+        Request::SubmitBatch(jobs) => jobs.iter().map(|job| job.id).collect(),
+        Request::GetJob { id } => vec![*id],
+        Request::WaitJobs { ids, .. } | Request::CancelJobs { ids } => ids.clone(),
+        Request::UpdateJobStatus(update) => vec![update.job],
+        Request::BatchUpdateJobStatus(updates) => updates.iter().map(|update| update.job).collect(),
+        Request::ReleaseJobs(release) => release.jobs.iter().map(|(id, _)| *id).collect(),
+        Request::Ping
+        | Request::RegisterWorker(_)
+        | Request::Heartbeat { .. }
+        | Request::Reserve { .. }
+        | Request::ListJobs(_)
+        | Request::ListWorkers
+        | Request::GetClusterStatus { .. }
+        | Request::ListLog { .. }
+        | Request::TransferLeadership { .. } => Vec::new(),
+    }
+}
+
+/// Says in a few words what was asked for.
+pub(crate) fn describe(request: &Request) -> String {
+    let of_jobs = |verb: &str| format!("{verb} {}", name_jobs(&ids(request)));
+    match request {
+        Request::Ping => "ping".into(),
+        Request::SubmitJob(_) | Request::SubmitBatch(_) => of_jobs("submit"),
+        Request::GetJob { .. } => of_jobs("get"),
+        Request::WaitJobs { .. } => of_jobs("wait for"),
+        Request::CancelJobs { .. } => of_jobs("cancel"),
+        Request::UpdateJobStatus(_) | Request::BatchUpdateJobStatus(_) => {
+            of_jobs("report the end of")
+        }
+        Request::ReleaseJobs(release) => format!("give back the jobs of {}", release.worker),
+        Request::RegisterWorker(registration) => format!("register worker {}", registration.worker),
+        Request::Heartbeat { worker, .. } => format!("heartbeat of {worker}"),
+        Request::Reserve { worker, .. } => format!("look for jobs for {worker}"),
+        Request::ListJobs(_) => "list jobs".into(),
+        Request::ListWorkers => "list workers".into(),
+        Request::GetClusterStatus { .. } => "ask for the cluster's status".into(),
+        Request::ListLog { .. } => "list the log".into(),
+        Request::TransferLeadership { to: Some(to) } => {
+            format!("hand leadership over to node {to}")
+        }
+        Request::TransferLeadership { to: None } => "hand leadership over".into(),
+    }
+}

@@ -1,0 +1,414 @@
+//! A worker's duties with a scripted clock and a cluster that answers as the test likes.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::client::error::Story;
+use crate::jobs::job::Body;
+use crate::types::Term;
+
+const GRACE: Duration = Duration::from_secs(10);
+
+fn at(ms: u64) -> Moment {
+    Moment(ms)
+}
+
+fn duty(seed: u64) -> Duty {
+    let queues = vec![QueueName::new("mail").unwrap()];
+    Duty::new(WorkerId::new("w").unwrap(), queues, 8, Timing::default(), GRACE, seed)
+}
+
+fn assignment(fence: u64) -> Assignment {
+    Assignment {
+        id: JobId([u8::try_from(fence % 251).unwrap(); 16]),
+        queue: QueueName::new("mail").unwrap(),
+        attempt: 1,
+        fence: Fence(fence),
+        body: Body::Payload(Bytes::new()),
+    }
+}
+
+fn done() -> Verdict {
+    let output = Bytes::from_static(b"done");
+    Verdict { completed: true, exit_code: None, output, output_cut: false, error: None }
+}
+
+fn refused(refusal: Refusal) -> Error {
+    Error::Refused { refusal: Box::new(refusal), story: Box::<Story>::default() }
+}
+
+fn over() -> Error {
+    refused(Refusal::failed_precondition("this start is over"))
+}
+
+fn unreachable() -> Error {
+    Error::Unreachable(Box::<Story>::default())
+}
+
+/// The calls among the orders.
+fn calls(orders: &[Order]) -> Vec<(Ask, Request)> {
+    orders
+        .iter()
+        .filter_map(|order| match order {
+            Order::Call { ask, request, .. } => Some((*ask, request.clone())),
+            Order::Start(_) | Order::Abandon(_) => None,
+        })
+        .collect()
+}
+
+fn find(orders: &[Order], kind: &str) -> Option<(Ask, Request)> {
+    calls(orders).into_iter().find(|(_, request)| request.name() == kind)
+}
+
+fn names(orders: &[Order]) -> Vec<&'static str> {
+    orders
+        .iter()
+        .map(|order| match order {
+            Order::Call { request, .. } => request.name(),
+            Order::Start(_) => "start",
+            Order::Abandon(_) => "abandon",
+        })
+        .collect()
+}
+
+/// A worker that registered at time 0 and runs these attempts.
+fn working(fences: &[u64]) -> (Duty, Ask) {
+    let mut duty = duty(1);
+    let (ask, _) = find(&duty.step(at(0)), "REGISTER_WORKER").unwrap();
+    duty.heard(ask, Ok(Reply::Registered), at(1));
+    let (reserve, _) = find(&duty.step(at(1)), "RESERVE").unwrap();
+    duty.heard(
+        reserve,
+        Ok(Reply::Reserved(fences.iter().copied().map(assignment).collect())),
+        at(2),
+    );
+    let orders = duty.step(at(2));
+    let started = names(&orders).iter().filter(|name| **name == "start").count();
+    assert_eq!(started, fences.len());
+    let (reserve, _) = find(&orders, "RESERVE").unwrap();
+    (duty, reserve)
+}
+
+#[test]
+fn worker_registers_then_looks_for_jobs_and_beats_each_second() {
+    let mut duty = duty(1);
+    let orders = duty.step(at(0));
+    assert_eq!(names(&orders), ["REGISTER_WORKER"]);
+    let (ask, request) = find(&orders, "REGISTER_WORKER").unwrap();
+    assert!(matches!(
+        request,
+        Request::RegisterWorker(Registration { gave_up: false, slots: 8, .. })
+    ));
+    assert_eq!(names(&duty.step(at(500))), Vec::<&str>::new(), "one registration at a time");
+    duty.heard(ask, Ok(Reply::Registered), at(600));
+    assert_eq!(names(&duty.step(at(600))), ["RESERVE"]);
+    assert_eq!(duty.wake_at(), at(1000), "registering counts as a heartbeat");
+    let (beat, _) = find(&duty.step(at(1000)), "HEARTBEAT").unwrap();
+    duty.heard(beat, Ok(Reply::HeartbeatAck { term: Term(1) }), at(1010));
+    assert_eq!(duty.wake_at(), at(2000));
+    assert_eq!(names(&duty.step(at(2000))), ["HEARTBEAT"]);
+}
+
+#[test]
+fn worker_without_an_answer_for_three_seconds_gives_up_and_registers_anew() {
+    let (mut duty, _) = working(&[4096, 8192]);
+    let mut former = None;
+    for second in 1..3 {
+        let orders = duty.step(at(second * 1000));
+        former = find(&orders, "HEARTBEAT").map(|(_, request)| request);
+        assert_eq!(names(&orders), ["HEARTBEAT"]);
+    }
+    assert_eq!(names(&duty.step(at(2999))), Vec::<&str>::new());
+    assert_eq!(duty.wake_at(), at(3000));
+    let orders = duty.step(at(3000));
+    assert_eq!(names(&orders), ["abandon", "abandon", "REGISTER_WORKER"]);
+    let Some((_, Request::RegisterWorker(anew))) = find(&orders, "REGISTER_WORKER") else {
+        panic!()
+    };
+    let Some(Request::Heartbeat { incarnation, .. }) = former else { panic!() };
+    assert!(anew.gave_up && anew.incarnation != incarnation);
+}
+
+#[test]
+fn lease_counts_from_when_the_answered_heartbeat_was_sent() {
+    let (mut duty, _) = working(&[4096]);
+    let (early, _) = find(&duty.step(at(1000)), "HEARTBEAT").unwrap();
+    duty.step(at(2000));
+    // The answer to the first comes late, after the second was sent.
+    duty.heard(early, Ok(Reply::HeartbeatAck { term: Term(1) }), at(2900));
+    assert!(!names(&duty.step(at(3999))).contains(&"abandon"));
+    assert!(names(&duty.step(at(4000))).contains(&"abandon"));
+}
+
+#[test]
+fn answer_that_comes_when_the_lease_is_over_does_not_renew_it() {
+    let (mut duty, _) = working(&[4096]);
+    let (beat, _) = find(&duty.step(at(1000)), "HEARTBEAT").unwrap();
+    // The process was frozen: it hears this at 4.5 s, before it looks at the clock.
+    duty.heard(beat, Ok(Reply::HeartbeatAck { term: Term(1) }), at(4500));
+    assert!(names(&duty.step(at(4500))).contains(&"abandon"));
+}
+
+#[test]
+fn worker_that_wakes_up_too_late_begins_nothing() {
+    let (mut duty, reserve) = working(&[4096]);
+    duty.heard(reserve, Ok(Reply::Reserved(vec![assignment(8192)])), at(9000));
+    let orders = duty.step(at(9000));
+    assert_eq!(names(&orders), ["abandon", "REGISTER_WORKER"]);
+}
+
+#[test]
+fn worker_told_that_its_start_is_over_gives_up_at_once() {
+    let (mut duty, reserve) = working(&[4096]);
+    let (beat, _) = find(&duty.step(at(1000)), "HEARTBEAT").unwrap();
+    duty.heard(beat, Err(over()), at(1010));
+    assert_eq!(names(&duty.step(at(1010)))[0], "abandon");
+    // What was said to the former start is not for this one.
+    duty.heard(reserve, Ok(Reply::Reserved(vec![assignment(8192)])), at(1020));
+    assert!(!names(&duty.step(at(1200))).contains(&"start"));
+    duty.heard(beat, Err(over()), at(1300));
+    assert!(duty.ended_with().is_none());
+}
+
+#[test]
+fn worker_superseded_again_and_again_registers_ever_more_slowly() {
+    let mut duty = duty(3);
+    let (mut now, mut pauses) = (0, Vec::new());
+    for _ in 0..12 {
+        let begun = now;
+        let register = loop {
+            if let Some((ask, _)) = find(&duty.step(at(now)), "REGISTER_WORKER") {
+                break ask;
+            }
+            now += 1;
+        };
+        pauses.push(now - begun);
+        duty.heard(register, Err(over()), at(now));
+    }
+    assert!(pauses[1] <= 50, "{pauses:?}");
+    assert!(pauses[6..].iter().any(|pause| *pause > 300), "{pauses:?}");
+    assert!(pauses.iter().all(|pause| *pause <= 1000), "{pauses:?}");
+}
+
+#[test]
+fn registration_that_cannot_be_right_ends_the_worker() {
+    let mut duty = duty(1);
+    let (ask, _) = find(&duty.step(at(0)), "REGISTER_WORKER").unwrap();
+    duty.heard(ask, Err(refused(Refusal::invalid("no such thing"))), at(5));
+    let report = duty.ended_with().unwrap();
+    assert!(matches!(report.reason, StopReason::Refused(_)));
+}
+
+#[test]
+fn registration_without_an_answer_is_made_again_as_it_was() {
+    let mut duty = duty(1);
+    let (ask, first) = find(&duty.step(at(0)), "REGISTER_WORKER").unwrap();
+    duty.heard(ask, Err(Error::Unknown(Box::<Story>::default())), at(3000));
+    assert!(duty.wake_at() > at(3000));
+    let (_, second) = find(&duty.step(at(4000)), "REGISTER_WORKER").unwrap();
+    assert_eq!(first, second);
+}
+
+#[test]
+fn same_jobs_heard_twice_are_begun_once() {
+    let (mut duty, reserve) = working(&[4096]);
+    duty.heard(reserve, Ok(Reply::Reserved(vec![assignment(4096), assignment(8192)])), at(10));
+    let orders = duty.step(at(10));
+    assert_eq!(names(&orders), ["start", "RESERVE"]);
+    let Some((_, Request::Reserve { after, .. })) = find(&orders, "RESERVE") else { panic!() };
+    assert_eq!(after, Fence(8192));
+}
+
+#[test]
+fn empty_answer_at_once_does_not_make_the_worker_spin() {
+    let (mut duty, reserve) = working(&[1]);
+    duty.heard(reserve, Ok(Reply::Reserved(Vec::new())), at(10));
+    assert!(!names(&duty.step(at(10))).contains(&"RESERVE"));
+    assert_eq!(duty.wake_at(), at(30));
+}
+
+#[test]
+fn ends_are_reported_together_and_again_until_they_are_answered() {
+    let (mut duty, _) = working(&[1, 2, 3]);
+    duty.ended(Fence(1), done(), at(10));
+    let (first, request) = find(&duty.step(at(10)), "BATCH_UPDATE_JOB_STATUS").unwrap();
+    assert!(matches!(request, Request::BatchUpdateJobStatus(updates) if updates.len() == 1));
+    duty.ended(Fence(2), done(), at(11));
+    duty.ended(Fence(3), done(), at(12));
+    assert_eq!(names(&duty.step(at(12))), Vec::<&str>::new(), "one report at a time");
+    duty.heard(first, Err(Error::Unknown(Box::<Story>::default())), at(500));
+    let due = duty.wake_at();
+    assert!(due > at(500) && due <= at(550), "{due:?}");
+    let (second, request) = find(&duty.step(due), "BATCH_UPDATE_JOB_STATUS").unwrap();
+    let Request::BatchUpdateJobStatus(updates) = request else { panic!() };
+    let fences: Vec<u64> = updates.iter().map(|update| update.fence.0).collect();
+    assert_eq!(fences, [1, 2, 3]);
+    // One counts, one is somebody else's by now, one is to be sent again.
+    let stale = Refusal::stale_fence("n2 has it");
+    let results = vec![Ok(()), Err(stale), Err(Refusal::exhausted("full", 1))];
+    duty.heard(second, Ok(Reply::Updated(results)), at(600));
+    let (third, request) = find(&duty.step(at(700)), "BATCH_UPDATE_JOB_STATUS").unwrap();
+    assert!(
+        matches!(request, Request::BatchUpdateJobStatus(updates) if updates[0].fence == Fence(3))
+    );
+    duty.heard(third, Ok(Reply::Updated(vec![Ok(())])), at(710));
+    assert_eq!((duty.finished, duty.outbox.len()), (2, 0));
+}
+
+#[test]
+fn end_of_an_abandoned_attempt_is_not_reported() {
+    let (mut duty, _) = working(&[4096]);
+    duty.step(at(3000));
+    duty.ended(Fence(4096), done(), at(3100));
+    assert!(!names(&duty.step(at(3100))).contains(&"BATCH_UPDATE_JOB_STATUS"));
+    assert_eq!((duty.finished, duty.abandoned), (0, 1));
+}
+
+#[test]
+fn ends_from_before_it_gave_up_are_reported_before_it_registers_anew() {
+    let (mut duty, _) = working(&[1, 2]);
+    duty.ended(Fence(1), done(), at(100));
+    let (report, _) = find(&duty.step(at(100)), "BATCH_UPDATE_JOB_STATUS").unwrap();
+    duty.heard(report, Err(unreachable()), at(2950));
+    let orders = duty.step(at(3000));
+    assert_eq!(names(&orders), ["abandon", "BATCH_UPDATE_JOB_STATUS"], "no registration yet");
+    let (report, _) = find(&orders, "BATCH_UPDATE_JOB_STATUS").unwrap();
+    duty.heard(report, Ok(Reply::Updated(vec![Ok(())])), at(3100));
+    assert_eq!(names(&duty.step(at(3100))), ["REGISTER_WORKER"]);
+    assert_eq!((duty.finished, duty.abandoned), (1, 1));
+}
+
+#[test]
+fn reports_that_come_to_nothing_do_not_hold_up_a_registration_for_ever() {
+    let (mut duty, _) = working(&[1]);
+    duty.ended(Fence(1), done(), at(100));
+    duty.step(at(100));
+    assert!(!names(&duty.step(at(3000))).contains(&"REGISTER_WORKER"));
+    assert_eq!(duty.wake_at(), at(9000));
+    assert!(names(&duty.step(at(9000))).contains(&"REGISTER_WORKER"));
+}
+
+#[test]
+fn worker_asked_to_stop_lets_its_jobs_end_and_says_goodbye() {
+    let (mut duty, reserve) = working(&[1, 2]);
+    duty.stop(at(100));
+    let orders = duty.step(at(100));
+    let Some((_, Request::Heartbeat { draining, .. })) = find(&orders, "HEARTBEAT") else {
+        panic!("the leader hears at once: {orders:?}")
+    };
+    assert!(draining);
+    // What was on its way is not begun; it is given back by leaving.
+    duty.heard(reserve, Ok(Reply::Reserved(vec![assignment(3)])), at(110));
+    assert_eq!(names(&duty.step(at(110))), Vec::<&str>::new());
+    duty.ended(Fence(1), done(), at(200));
+    duty.ended(Fence(2), done(), at(200));
+    let (report, _) = find(&duty.step(at(200)), "BATCH_UPDATE_JOB_STATUS").unwrap();
+    assert_eq!(names(&duty.step(at(210))), Vec::<&str>::new(), "the report first");
+    duty.heard(report, Ok(Reply::Updated(vec![Ok(()), Ok(())])), at(220));
+    let Some((release, Request::ReleaseJobs(gives))) = find(&duty.step(at(220)), "RELEASE_JOBS")
+    else {
+        panic!()
+    };
+    assert!(gives.leaving && gives.jobs.is_empty());
+    duty.heard(release, Ok(Reply::Released { count: 1 }), at(230));
+    let report = duty.ended_with().unwrap();
+    assert_eq!(report, StopReport { reason: StopReason::Asked, finished: 2, abandoned: 0 });
+}
+
+#[test]
+fn grace_that_is_over_gives_the_rest_back() {
+    let (mut duty, _) = working(&[1, 2]);
+    duty.stop(at(100));
+    for second in 1..=10 {
+        let now = at(second * 1000);
+        if let Some((beat, _)) = find(&duty.step(now), "HEARTBEAT") {
+            duty.heard(beat, Ok(Reply::HeartbeatAck { term: Term(1) }), now);
+        }
+    }
+    let orders = duty.step(at(10_100));
+    assert_eq!(names(&orders)[..2], ["abandon", "abandon"]);
+    let Some((release, Request::ReleaseJobs(gives))) = find(&orders, "RELEASE_JOBS") else {
+        panic!()
+    };
+    assert_eq!(gives.jobs.iter().map(|(_, fence)| fence.0).collect::<Vec<_>>(), [1, 2]);
+    // Once it has not been heard, it is said again, for a while.
+    duty.heard(release, Err(unreachable()), at(11_000));
+    assert!(names(&duty.step(at(11_100))).contains(&"RELEASE_JOBS"));
+    duty.step(at(16_100));
+    assert_eq!(duty.ended_with().unwrap().abandoned, 2);
+}
+
+#[test]
+fn worker_that_never_registered_stops_at_once() {
+    let mut duty = duty(1);
+    let (ask, _) = find(&duty.step(at(0)), "REGISTER_WORKER").unwrap();
+    duty.stop(at(10));
+    duty.step(at(10));
+    assert!(duty.ended_with().is_none(), "the registration on its way may yet be taken");
+    duty.heard(ask, Err(unreachable()), at(20));
+    duty.step(at(20));
+    assert!(duty.ended_with().is_some());
+}
+
+/// Whatever the cluster answers and however long it takes: nothing runs beyond the lease, one start never runs
+/// an attempt twice, the worker does not spin, and it stops in time.
+#[test]
+fn any_life_keeps_the_rules() {
+    for seed in 0..500 {
+        let mut dice = fastrand::Rng::with_seed(seed);
+        let mut duty = duty(seed);
+        let mut now = 0;
+        let mut fence = 0;
+        let mut calls: Vec<Ask> = Vec::new();
+        let mut running: BTreeMap<Fence, ()> = BTreeMap::new();
+        let stop_at = dice.u64(5000..40_000);
+        let mut turns = 0;
+        while duty.ended_with().is_none() {
+            turns += 1;
+            assert!(turns < 20_000, "seed {seed}: it spins at {now}");
+            assert!(now < stop_at + 20_000, "seed {seed}: it does not stop");
+            if now >= stop_at {
+                duty.stop(at(now));
+            }
+            for order in duty.step(at(now)) {
+                match order {
+                    Order::Call { ask, .. } => calls.push(ask),
+                    Order::Start(job) => assert_eq!(running.insert(job.fence, ()), None),
+                    // Its handler may have ended just before.
+                    Order::Abandon(fence) => drop(running.remove(&fence)),
+                }
+            }
+            assert!(running.is_empty() || at(now) < duty.lease_end(), "seed {seed} at {now}");
+            assert!(
+                duty.ended_with().is_some() || duty.wake_at() > at(now),
+                "seed {seed} at {now}"
+            );
+            // Either something is answered, or a handler ends, or time goes by.
+            let wait = duty.wake_at().0.saturating_sub(now).min(dice.u64(1..1500));
+            now += wait.max(1);
+            if !calls.is_empty() && dice.u8(..) < 160 {
+                let ask = calls.swap_remove(dice.usize(..calls.len()));
+                let bad = dice.u8(..) < 60;
+                let answer = match ask {
+                    _ if bad && dice.u8(..) < 40 => Err(over()),
+                    _ if bad => Err(unreachable()),
+                    Ask::Register { .. } => Ok(Reply::Registered),
+                    Ask::Heartbeat { .. } => Ok(Reply::HeartbeatAck { term: Term(1) }),
+                    Ask::Reserve { .. } => {
+                        fence += 1;
+                        Ok(Reply::Reserved(vec![assignment(fence)]))
+                    }
+                    Ask::Report => Ok(Reply::Updated(vec![Ok(()); duty.reported.len()])),
+                    Ask::Release => Ok(Reply::Released { count: 0 }),
+                };
+                duty.heard(ask, answer, at(now));
+            }
+            if let Some((fence, ())) = running.first_key_value().map(|(fence, ())| (*fence, ()))
+                && dice.u8(..) < 60
+            {
+                running.remove(&fence);
+                duty.ended(fence, done(), at(now));
+            }
+        }
+    }
+}
