@@ -73,10 +73,10 @@ pub const UNCOMMITTED_ENTRIES_MAX: usize = 65_536;
 pub const UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
 
 /// The most entries handed out to be applied in one turn; the rest waits for the next.
-pub const APPLY_ENTRIES_MAX: usize = 4096;
+pub const APPLY_ENTRIES_MAX: usize = 1024;
 
 /// The most bytes handed out to be applied in one turn; a single entry may exceed it.
-pub const APPLY_BYTES_MAX: usize = 4 << 20;
+pub const APPLY_BYTES_MAX: usize = 512 << 10;
 
 /// The most entries in one batch for the disk; the rest waits for the next.
 pub const PERSIST_ENTRIES_MAX: usize = 16_384;

@@ -184,15 +184,20 @@ impl<W> Replica<W> {
         self.ask_reads();
         self.settle();
         self.follow_leadership();
-        self.lead();
-        self.settle();
+        if self.led.is_some() {
+            self.lead();
+            self.settle();
+        }
         self.serve_reads();
         self.serve_parked();
         self.expire();
         self.begin_snapshot();
         self.seek_readiness();
-        self.ask_reads();
-        self.settle();
+        if !self.arriving_reads.is_empty() {
+            // Each settling may apply another turn's worth: no more of them than needed.
+            self.ask_reads();
+            self.settle();
+        }
         self.publish();
         self.raft.assert_invariants();
         self.out.again = self.raft.has_ready();
