@@ -204,7 +204,9 @@ fn status(ctx: &Ctx, look: &Look) -> String {
     let (raft, cluster) = (&look.raft, &look.cluster);
     let view = ctx.shared.view.load();
     let counts = look.machine.counts();
-    let alive = cluster.nodes.iter().filter(|node| node.is_alive).count();
+    // A follower hears its leader only; of the others it cannot say that they are dead.
+    let alive =
+        cluster.from_leader.then(|| cluster.nodes.iter().filter(|node| node.is_alive).count());
     let uptime_s = (ctx.shared.wall)().since(ctx.shared.info.started) / 1000;
     let health = http::health(&ctx.shared).map_or_else(|reason| reason, |()| "ok".into());
     local(look)
@@ -219,7 +221,7 @@ fn status(ctx: &Ctx, look: &Look) -> String {
             ("stopping", view.stopping.to_string()),
             ("health", health),
             ("nodes", cluster.nodes.len().to_string()),
-            ("nodes_alive", alive.to_string()),
+            ("nodes_alive", option(alive)),
             ("commit_index", raft.commit_index.to_string()),
             ("applied_index", look.machine.applied_index().to_string()),
             ("last_index", raft.last_index.to_string()),
@@ -249,7 +251,11 @@ fn nodes(look: &Look) -> String {
             format!("{}{mark}", node.id),
             node.addr.clone(),
             node.role.clone(),
-            if node.is_alive { "yes".into() } else { "no".into() },
+            match (node.is_alive, cluster.from_leader) {
+                (true, _) => "yes".into(),
+                (false, true) => "no".into(),
+                (false, false) => "-".into(),
+            },
             number(node.match_index),
             number(Index(last.0.saturating_sub(node.match_index.0))),
             number(node.applied_index),
