@@ -17,6 +17,7 @@ use crate::cli::shape::SubmittedShape;
 use crate::cli::submit::SubmitArgs;
 use crate::jobs::job::{BODY_BYTES_MAX, Body, NewJob};
 use crate::types::{JobId, QueueName};
+use crate::wire::message::BATCH_JOBS_MAX;
 use crate::wire::request::{BATCH_BYTES_MAX, job_bytes_max};
 
 /// Bytes of one line, at most: a payload at its limit with each byte escaped (`\u0000`), and room
@@ -27,10 +28,10 @@ pub const LINE_BYTES_MAX: usize = 6 * BODY_BYTES_MAX + (64 << 10);
 pub const SPOOL_BYTES_MAX: u64 = 4 << 30;
 
 /// Jobs sent in one request, at most; the ids of these are what a lost answer leaves unknown.
-const CHUNK_JOBS_MAX: usize = 1000;
+const CHUNK_JOBS_MAX: usize = BATCH_JOBS_MAX;
 
 /// Bytes of one request, at most; a larger job goes alone, and still fits.
-const CHUNK_BYTES_MAX: usize = BATCH_BYTES_MAX / 2;
+const CHUNK_BYTES_MAX: usize = BATCH_BYTES_MAX / 4;
 
 /// Jobs that `--wait` waits for, at most (16 bytes of memory each).
 const WAITED_MAX: usize = 10_000_000;

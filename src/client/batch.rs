@@ -10,9 +10,9 @@ use crate::jobs::job::NewJob;
 use crate::wire::message::{BATCH_JOBS_MAX, Code, Refusal, Reply, Request, Submitted};
 use crate::wire::request::job_bytes_max;
 
-/// Bytes of one request of [`Client::submit_batch`], at most, one large job aside; half of what a node
-/// takes, so that a batch never holds up the requests behind it for long.
-const BATCH_BYTES: usize = 1 << 20;
+/// Bytes of one request of [`Client::submit_batch`], at most, one large job aside; a quarter of what a
+/// node takes, so that a batch never holds up the requests behind it for long.
+const BATCH_BYTES: usize = 512 << 10;
 
 /// Jobs of a batch that were refused only for now are sent again after so long, unless the node said
 /// when; never longer than the batch's time.
@@ -151,10 +151,10 @@ mod tests {
 
     #[test]
     fn batch_is_cut_by_count_and_by_bytes_and_keeps_its_order() {
-        let many = chunks((0..10_000).map(|at| job(at, 10)).collect());
+        let many = chunks((0..1_200).map(|at| job(at, 10)).collect());
         let counts: Vec<usize> = many.iter().map(Vec::len).collect();
-        assert_eq!(counts, [4096, 4096, 1808]);
-        assert!(many.iter().flatten().map(|(at, _)| *at).eq(0..10_000));
+        assert_eq!(counts, [512, 512, 176]);
+        assert!(many.iter().flatten().map(|(at, _)| *at).eq(0..1_200));
         let large =
             chunks(vec![job(0, 10), job(1, 1 << 20), job(2, 10), job(3, 500_000), job(4, 600_000)]);
         let counts: Vec<usize> = large.iter().map(Vec::len).collect();

@@ -25,13 +25,13 @@ use crate::types::{Incarnation, NodeId, TICK_MS, WorkerId};
 use crate::wire::message::Request;
 
 /// Peer messages taken in one turn, at most; the rest waits for the next one.
-const PEER_MESSAGES_PER_TURN: usize = 512;
+const PEER_MESSAGES_PER_TURN: usize = 128;
 
 /// Asks of one lane taken in one turn, at most.
 const ASKS_PER_TURN: usize = 256;
 
 /// Bytes of proposals taken in one turn; one ask more may be added. The lane itself bounds their count.
-const PROPOSAL_BYTES_PER_TURN: usize = 1 << 20;
+const PROPOSAL_BYTES_PER_TURN: usize = 512 << 10;
 
 /// What a job counts beside its body.
 const JOB_OVERHEAD_BYTES: usize = 64;

@@ -36,10 +36,8 @@ impl Raft {
         let applicable = self.applicable();
         let mut bytes = 0;
         while self.applied_index < applicable {
-            let Some(entry) = self.next_to_apply().cloned() else {
-                self.read_to_apply(applicable);
-                return;
-            };
+            // Fetched by what follows: it looks whether the next one is in memory.
+            let Some(entry) = self.next_to_apply().cloned() else { return };
             bytes += entry.weight();
             let count = self.out.apply.len();
             let is_full = count >= self.config.apply_entries_max
@@ -64,7 +62,7 @@ impl Raft {
             token,
             from: self.applied_index.next(),
             to: applicable.min(self.log.window_first().prev()),
-            bytes_max: self.config.apply_bytes_max,
+            bytes_max: self.config.apply_read_bytes_max,
         });
     }
 
@@ -90,14 +88,19 @@ impl Raft {
     }
 
     /// Drops bodies that memory need not hold any more. An entry that waits to be applied stays,
-    /// unless the machine is being fed from the disk and will get it from there.
+    /// unless the machine is being fed from the disk and will get it from there; that is also the way
+    /// out when so much waits that all bodies together weigh more than they may.
     pub(super) fn trim_window(&mut self) {
         let fed_from_disk = self.applied_index.next() < self.log.window_first();
-        let droppable = if fed_from_disk {
+        let overfull = self.log.window_bytes() > self.config.window_bytes_max;
+        let droppable = if fed_from_disk || overfull {
             self.applicable()
         } else {
             self.applicable().min(self.applied_index)
         };
         self.log.trim(droppable, self.config.window_entries_max, self.config.window_bytes_max);
+        if self.applied_index < self.applicable() && self.next_to_apply().is_none() {
+            self.read_to_apply(self.applicable());
+        }
     }
 }

@@ -72,11 +72,15 @@ pub const UNCOMMITTED_ENTRIES_MAX: usize = 65_536;
 /// The most bytes accepted by a leader and not yet committed; then it refuses proposals.
 pub const UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
 
-/// The most entries handed out to be applied in one turn; the rest waits for the next.
-pub const APPLY_ENTRIES_MAX: usize = 1024;
+/// The most entries handed out to be applied in one turn; the rest waits for the next, which follows
+/// at once. Small, so that no turn is long: what waits meanwhile is looked at in between.
+pub const APPLY_ENTRIES_MAX: usize = 256;
 
 /// The most bytes handed out to be applied in one turn; a single entry may exceed it.
-pub const APPLY_BYTES_MAX: usize = 512 << 10;
+pub const APPLY_BYTES_MAX: usize = 128 << 10;
+
+/// The most bytes fetched at once from the log on disk to be applied; a single entry may exceed it.
+pub const APPLY_READ_BYTES_MAX: usize = 512 << 10;
 
 /// The most entries in one batch for the disk; the rest waits for the next.
 pub const PERSIST_ENTRIES_MAX: usize = 16_384;
@@ -127,6 +131,8 @@ pub struct Config {
     pub apply_entries_max: usize,
     /// See [`APPLY_BYTES_MAX`].
     pub apply_bytes_max: usize,
+    /// See [`APPLY_READ_BYTES_MAX`].
+    pub apply_read_bytes_max: usize,
     /// See [`PERSIST_ENTRIES_MAX`].
     pub persist_entries_max: usize,
     /// See [`PERSIST_BYTES_MAX`].
@@ -154,6 +160,7 @@ impl Config {
             uncommitted_bytes_max: UNCOMMITTED_BYTES_MAX,
             apply_entries_max: APPLY_ENTRIES_MAX,
             apply_bytes_max: APPLY_BYTES_MAX,
+            apply_read_bytes_max: APPLY_READ_BYTES_MAX,
             persist_entries_max: PERSIST_ENTRIES_MAX,
             persist_bytes_max: PERSIST_BYTES_MAX,
         }

@@ -226,14 +226,20 @@ impl Raft {
     /// Takes what has come together since the last call: hand it to the world in the order of its
     /// fields. To be called after each turn.
     pub fn effects(&mut self) -> Effects {
+        self.hand_out_committed();
+        self.trim_window();
+        self.effects_unapplied()
+    }
+
+    /// Takes the same without a further entry to apply, for a second look within one turn: what a turn
+    /// may apply is bounded, and the first look has spent it.
+    pub fn effects_unapplied(&mut self) -> Effects {
         self.issue_reads();
         if self.role == Role::Leader {
             self.replicate();
         }
         self.acknowledge();
         self.write_batch();
-        self.hand_out_committed();
-        self.trim_window();
         mem::take(&mut self.out)
     }
 
@@ -242,6 +248,13 @@ impl Raft {
     #[must_use]
     pub fn has_ready(&self) -> bool {
         self.applied_index < self.applicable() && self.next_to_apply().is_some()
+    }
+
+    /// Tells whether a leader has room for a proposal; past the bound [`Raft::propose`] refuses.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.uncommitted_entries() < self.config.uncommitted_entries_max
+            && self.leading.uncommitted_bytes < self.config.uncommitted_bytes_max
     }
 
     /// Returns everything about this node that others may know.

@@ -182,7 +182,8 @@ impl<W> Replica<W> {
         self.follow_leadership();
         self.propose_drafts();
         self.ask_reads();
-        self.settle();
+        let effects = self.raft.effects();
+        self.carry_out(effects);
         self.follow_leadership();
         if self.led.is_some() {
             self.lead();
@@ -194,13 +195,13 @@ impl<W> Replica<W> {
         self.begin_snapshot();
         self.seek_readiness();
         if !self.arriving_reads.is_empty() {
-            // Each settling may apply another turn's worth: no more of them than needed.
             self.ask_reads();
             self.settle();
         }
         self.publish();
         self.raft.assert_invariants();
-        self.out.again = self.raft.has_ready();
+        self.out.again =
+            self.raft.has_ready() || self.rounds.has_ready(self.machine.applied_index());
         std::mem::take(&mut self.out)
     }
 
@@ -208,9 +209,7 @@ impl<W> Replica<W> {
     /// (in entries and in bytes), and past the bound the lane fills and its senders are refused.
     #[must_use]
     pub fn takes_proposals(&self) -> bool {
-        let status = self.raft.status();
-        status.uncommitted_entries < self.config.raft.uncommitted_entries_max
-            && status.uncommitted_bytes < self.config.raft.uncommitted_bytes_max
+        self.raft.has_room()
     }
 
     /// Returns the queue as it stands.
@@ -296,9 +295,14 @@ impl<W> Replica<W> {
         known
     }
 
-    /// Carries out what consensus asks for, until it asks for nothing more that can be done now.
-    pub(super) fn settle(&mut self) {
-        let effects = self.raft.effects();
+    /// Carries out what consensus asks for since the turn's first look. It applies nothing more: the
+    /// first look has handed out all that one turn may.
+    fn settle(&mut self) {
+        let effects = self.raft.effects_unapplied();
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Effects) {
         let Effects {
             persist,
             send,

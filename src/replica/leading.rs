@@ -9,8 +9,8 @@ use crate::raft::message::EntryKind;
 use crate::replica::core::Replica;
 use crate::types::{ASSIGNMENTS_PER_ENTRY_MAX, ClusterId, Ticks};
 
-/// Assignments in one entry; what remains goes into the next turn's.
-const ASSIGNMENTS_MAX: usize = 1024;
+/// Assignments in one entry; what remains goes into the next turn's. Few, so that no turn is long.
+const ASSIGNMENTS_MAX: usize = 256;
 
 const _: () = assert!(ASSIGNMENTS_MAX as u64 <= ASSIGNMENTS_PER_ENTRY_MAX);
 

@@ -89,6 +89,12 @@ impl<W> Rounds<W> {
         self.take(|round| round.index.is_some_and(|index| index <= applied))
     }
 
+    /// Tells whether there are such reads.
+    #[must_use]
+    pub fn has_ready(&self, applied: Index) -> bool {
+        self.rounds.values().any(|round| round.index.is_some_and(|index| index <= applied))
+    }
+
     /// Takes the reads that have waited too long.
     pub fn expired(&mut self, now: Ticks) -> Vec<Read<W>> {
         self.take(|round| now.0.saturating_sub(round.asked.0) >= READ_TICKS_MAX)

@@ -18,7 +18,7 @@ use crate::wire::message::{Code, RESERVE_JOBS_MAX, Refusal, Reply, Request, WAIT
 const SHARED_MAX: usize = 256;
 
 /// Bytes of them; one request more may be added whole.
-const SHARED_BYTES_MAX: usize = 1 << 20;
+const SHARED_BYTES_MAX: usize = 256 << 10;
 
 /// Bytes of jobs in one answer to `Reserve`, at most; one job is always answered.
 const RESERVE_BYTES_MAX: usize = 1 << 20;

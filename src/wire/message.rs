@@ -9,11 +9,12 @@ use crate::types::{
     ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Term, WorkerId,
 };
 
-/// Jobs in one `SubmitBatch`, at most; more are refused as `INVALID_ARGUMENT`.
-pub const BATCH_JOBS_MAX: usize = 4096;
+/// Jobs in one `SubmitBatch`, at most; more are refused as `INVALID_ARGUMENT`. They become one entry
+/// of the log, which is applied in one go: this bounds how long a node looks at nothing else.
+pub const BATCH_JOBS_MAX: usize = 512;
 
-/// Reports in one `BatchUpdateJobStatus`, at most.
-pub const BATCH_UPDATES_MAX: usize = 1024;
+/// Reports in one `BatchUpdateJobStatus`, at most, for the same reason.
+pub const BATCH_UPDATES_MAX: usize = 512;
 
 /// Jobs in one page of `ListJobs`, at most; a larger limit is lowered to it.
 pub const LIST_JOBS_MAX: usize = 1000;

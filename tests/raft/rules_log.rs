@@ -398,6 +398,25 @@ fn window_keeps_its_bound_and_old_entries_come_from_the_disk() {
     assert_eq!(world.node(2).machine, world.node(1).machine);
 }
 
+/// What waits to be applied leaves memory too when it weighs too much, and comes from the disk.
+#[test]
+fn window_keeps_its_weight_when_applying_falls_behind() {
+    let mut world = World::tuned(3, 1, |config| {
+        config.election_ticks_max = 100_000;
+        config.apply_entries_max = 1;
+        config.window_bytes_max = 500;
+    });
+    world.is_forged = true;
+    world.inject(2, 1, append(1, (0, 0), &[1; 40], 0));
+    while world.persist(1) {}
+    // All of it is committed at once, and so waits at once.
+    world.inject(2, 1, append(1, (40, 1), &[], 40));
+    assert!(world.status(1).window_bytes <= 500, "{:?}", world.status(1));
+    assert!(!world.node(1).log_reads.is_empty(), "what was dropped is not fetched");
+    while world.serve_log_read(1) {}
+    assert_eq!(world.node(1).machine.len(), 40);
+}
+
 /// The log on disk was released between the order of a read and its answer.
 #[test]
 fn log_read_of_a_released_entry_leads_to_a_snapshot() {

@@ -68,7 +68,7 @@ pub(crate) struct World {
     configuration: Configuration,
     tune: fn(&mut Config),
     /// The test plays a leader itself: what it says is committed is on no other disk.
-    is_forged: bool,
+    pub(crate) is_forged: bool,
     starts: u64,
     pub(crate) tokens: u64,
 }
