@@ -8,7 +8,7 @@ use clap::Args;
 use crate::cli::exit::Failure;
 use crate::cli::values::{self, Peers};
 use crate::jobs::command::Limits;
-use crate::node::config::Config;
+use crate::node::config::{Config, Elsewhere};
 use crate::node::process;
 use crate::types::NodeId;
 
@@ -28,7 +28,7 @@ The log goes to stderr; RUST_LOG=debug says more.";
 #[command(after_help = EXAMPLES)]
 pub struct NodeArgs {
     /// This node's number, 1 or more; each node of a cluster has its own, for ever.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub id: u64,
 
     /// Where to listen: for other nodes, clients, `nc` and `curl` alike.
@@ -45,7 +45,7 @@ pub struct NodeArgs {
     pub data: PathBuf,
 
     /// How many commands this node runs at once; 0: none.
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 4, allow_negative_numbers = true)]
     pub slots: u32,
 
     /// Listen on an address that other machines can reach. There is no authentication yet:
@@ -54,21 +54,21 @@ pub struct NodeArgs {
     pub insecure: bool,
 
     /// How long running commands may go on after SIGTERM before they are given back.
-    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = values::duration)]
+    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = values::duration, allow_hyphen_values = true)]
     pub grace: Duration,
 
     /// Log kept on disk behind the newest snapshot, so that a node a little behind needs no snapshot.
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size, allow_hyphen_values = true)]
     #[arg(help_heading = "Storage")]
     pub log_keep: u64,
 
     /// Size of one file of the log.
-    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = values::size, allow_hyphen_values = true)]
     #[arg(help_heading = "Storage")]
     pub segment: u64,
 
     /// Log on disk that makes a snapshot due (or the size of the last snapshot, if that is more).
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size, allow_hyphen_values = true)]
     #[arg(help_heading = "Storage")]
     pub snapshot_at: u64,
 
@@ -78,22 +78,23 @@ pub struct NodeArgs {
         long,
         value_name = "N",
         default_value_t = 100_000,
+        allow_negative_numbers = true,
         help_heading = "Limits of the cluster"
     )]
     pub finished_keep: u64,
 
     /// How long a finished job is kept.
-    #[arg(long, value_name = "DUR", default_value = "7d", value_parser = values::duration)]
+    #[arg(long, value_name = "DUR", default_value = "7d", value_parser = values::duration, allow_hyphen_values = true)]
     #[arg(help_heading = "Limits of the cluster")]
     pub finished_age: Duration,
 
     /// Finished jobs kept, by bytes; wins over count and age.
-    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = values::size, allow_hyphen_values = true)]
     #[arg(help_heading = "Limits of the cluster")]
     pub finished_bytes: u64,
 
     /// Bytes of everything kept in memory, above which a submit is refused (RESOURCE_EXHAUSTED).
-    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = values::size, allow_hyphen_values = true)]
     #[arg(help_heading = "Limits of the cluster")]
     pub resident_max: u64,
 }
@@ -131,5 +132,10 @@ pub fn run(args: NodeArgs) -> Result<i32, Failure> {
     config.check().map_err(|why| {
         Failure::usage(why).hint("For the options and an example: raftq node --help")
     })?;
+    match config.reached_elsewhere() {
+        None => {}
+        Some(Elsewhere::Wildcard(text)) => log::info!("{text}"),
+        Some(Elsewhere::Other(text)) => log::warn!("{text}"),
+    }
     Ok(process::run(config))
 }

@@ -39,6 +39,15 @@ pub struct Config {
     pub grace: Duration,
 }
 
+/// The others reach a node at another address than the one it listens on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// It listens on every address of its machine and at the right port: most likely as it should be.
+    Wildcard(String),
+    /// Something in between has to bring them together.
+    Other(String),
+}
+
 /// The smallest file of the log.
 pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 
@@ -77,6 +86,34 @@ impl Config {
             return Err("--resident-max: at least 1MiB, or no job fits".into());
         }
         Ok(())
+    }
+
+    /// Says how the others reach this node, where that is not simply the address it listens on. Names
+    /// are looked up; one that cannot be is no reason to say anything here.
+    #[must_use]
+    pub fn reached_elsewhere(&self) -> Option<Elsewhere> {
+        let own = self.peers.iter().find(|(id, _)| *id == self.id).map(|(_, address)| address)?;
+        let listens = resolve(&self.listen).ok()?;
+        let reached: BTreeSet<SocketAddr> = resolve(own).ok()?.into_iter().collect();
+        if *own == self.listen || listens.iter().any(|address| reached.contains(address)) {
+            return None;
+        }
+        let all_of_it = |address: &SocketAddr| {
+            address.ip().is_unspecified() && reached.iter().any(|own| own.port() == address.port())
+        };
+        let text = format!(
+            "this node listens on {} (--listen), and the others and all clients are told to reach it at \
+             {own} (node {} in --peers)",
+            self.listen, self.id
+        );
+        if listens.iter().any(all_of_it) {
+            return Some(Elsewhere::Wildcard(text));
+        }
+        let text = format!(
+            "{text}: the two differ. That is right behind a port forwarding or NAT; otherwise nobody \
+             reaches this node, so make them the same"
+        );
+        Some(Elsewhere::Other(text))
     }
 
     fn check_peers(&self) -> Result<(), String> {
@@ -193,5 +230,22 @@ mod tests {
         assert!(fault(&open).contains("--insecure"));
         open.insecure = true;
         assert_eq!(open.check(), Ok(()));
+    }
+
+    #[test]
+    fn an_address_that_differs_from_the_peer_list_is_named() {
+        let same = config(&[(1, "127.0.0.1:7101"), (2, "127.0.0.1:7102")]);
+        assert_eq!(same.reached_elsewhere(), None);
+        let by_name = Config { listen: "localhost:7101".into(), ..same.clone() };
+        assert_eq!(by_name.reached_elsewhere(), None, "the same address by another name");
+        let other = Config { listen: "127.0.0.1:7109".into(), ..same.clone() };
+        let Some(Elsewhere::Other(text)) = other.reached_elsewhere() else { panic!("not told") };
+        for word in ["127.0.0.1:7109", "127.0.0.1:7101", "--listen", "--peers"] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        let all = Config { listen: "0.0.0.0:7101".into(), ..same.clone() };
+        assert!(matches!(all.reached_elsewhere(), Some(Elsewhere::Wildcard(_))));
+        let port = Config { listen: "0.0.0.0:7109".into(), ..same };
+        assert!(matches!(port.reached_elsewhere(), Some(Elsewhere::Other(_))));
     }
 }

@@ -353,11 +353,9 @@ fn info(config: &Config) -> Info {
     Info {
         version: env!("CARGO_PKG_VERSION").into(),
         data: config.data.display().to_string(),
+        // The node, its address and its directory are told by whoever lists these.
         config: vec![
-            line("id", config.id.to_string()),
-            line("listen", config.listen.clone()),
             line("peers", config.peers_text()),
-            line("data", config.data.display().to_string()),
             line("slots", config.slots.to_string()),
             line("grace_ms", config.grace.as_millis().to_string()),
             line("segment_bytes", config.segment_bytes.to_string()),
