@@ -6,190 +6,20 @@
     reason = "a fake node answers few requests and refuses the rest"
 )]
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
+mod cli_fake;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use raftq::jobs::job::{Body, JobView, NewJob, Serves, Status};
 use raftq::types::{
-    ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Term, WorkerId,
+    ClusterId, Incarnation, Index, JobId, Millis, NodeId, QueueName, Term, WorkerId,
 };
-use raftq::wire::frame::{BODY_BYTES_MAX, FrameCodec, PREAMBLE};
-use raftq::wire::hello::IN_FLIGHT_MAX;
 use raftq::wire::message::{
-    ClusterStatus, Code, LogLine, NodeStatus, Refusal, Reply, Request, Submitted, Welcome,
-    WorkerView,
+    ClusterStatus, Code, LogLine, NodeStatus, Refusal, Reply, Request, WorkerView,
 };
-use tokio_util::codec::{Decoder, Encoder};
 
-const ID: JobId = JobId([0xab; 16]);
-
-/// Answers a request; `None` closes the connection instead.
-type Answer = dyn Fn(&Request) -> Option<Reply> + Send + Sync;
-
-/// A node of a cluster of one. Its threads end with the test's process.
-struct FakeNode {
-    addr: String,
-    /// Every request it was asked, in order.
-    asked: Arc<Mutex<Vec<Request>>>,
-}
-
-impl FakeNode {
-    fn new(answer: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = listener.local_addr().unwrap().to_string();
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let answer: Arc<Answer> = Arc::new(answer);
-        let (own_addr, log) = (addr.clone(), Arc::clone(&asked));
-        let accept = move || {
-            for stream in listener.incoming() {
-                let (addr, log) = (own_addr.clone(), Arc::clone(&log));
-                let answer = Arc::clone(&answer);
-                let serve = move || serve(stream.unwrap(), &addr, &log, &*answer);
-                std::thread::Builder::new().name("fake session".into()).spawn(serve).unwrap();
-            }
-        };
-        std::thread::Builder::new().name("fake node".into()).spawn(accept).unwrap();
-        Self { addr, asked }
-    }
-
-    fn raftq(&self, args: &[&str]) -> Output {
-        self.raftq_in(args, b"")
-    }
-
-    fn raftq_in(&self, args: &[&str], input: &[u8]) -> Output {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_raftq"))
-            .args(["--addrs", &self.addr, "--timeout", "2s"])
-            .args(args)
-            .env_remove("RAFTQ_ADDRS")
-            .env_remove("RUST_LOG")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(input).unwrap();
-        child.wait_with_output().unwrap()
-    }
-
-    fn asked(&self) -> Vec<Request> {
-        self.asked.lock().unwrap().clone()
-    }
-}
-
-/// Serves one connection: preamble, handshake, then answers until either side closes.
-fn serve(mut stream: TcpStream, addr: &str, log: &Mutex<Vec<Request>>, answer: &Answer) {
-    let mut preamble = [0; PREAMBLE.len()];
-    if stream.read_exact(&mut preamble).is_err() {
-        return;
-    }
-    assert_eq!(preamble, PREAMBLE);
-    stream.write_all(&PREAMBLE).unwrap();
-    let mut codec = FrameCodec::new(BODY_BYTES_MAX);
-    let mut inbox = BytesMut::new();
-    let mut greeted = false;
-    loop {
-        while let Some(frame) = codec.decode(&mut inbox).unwrap() {
-            let reply = if greeted {
-                let request = Request::from_frame(&frame).unwrap();
-                log.lock().unwrap().push(request.clone());
-                let Some(reply) = answer(&request) else { return };
-                reply.to_frame(frame.corr)
-            } else {
-                greeted = true;
-                welcome(addr).to_frame(frame.corr)
-            };
-            let mut outbox = BytesMut::new();
-            codec.encode(reply, &mut outbox).unwrap();
-            if stream.write_all(&outbox).is_err() {
-                return;
-            }
-        }
-        let mut bytes = [0; 65536];
-        match stream.read(&mut bytes) {
-            Ok(0) | Err(_) => return,
-            Ok(count) => inbox.extend_from_slice(bytes.get(..count).unwrap()),
-        }
-    }
-}
-
-fn welcome(addr: &str) -> Welcome {
-    Welcome {
-        version: 1,
-        cluster: ClusterId([7; 16]),
-        node: NodeId(1),
-        dir: DirId([8; 16]),
-        leader: None,
-        nodes: vec![(NodeId(1), addr.into())],
-        frame_bytes_max: u32::try_from(BODY_BYTES_MAX).unwrap(),
-        in_flight_max: IN_FLIGHT_MAX,
-    }
-}
-
-fn job(id: JobId, status: Status) -> JobView {
-    JobView {
-        id,
-        queue: QueueName::default(),
-        status,
-        attempt: 1,
-        worker: Some(WorkerId::built_in(NodeId(1))),
-        fence: Some(Fence::new(Index(5), 0)),
-        exit_code: match status {
-            Status::Completed => Some(0),
-            Status::Failed => Some(3),
-            Status::Pending | Status::Running | Status::Cancelled => None,
-        },
-        output: Bytes::from_static(b"hello \xff\n"),
-        output_cut: false,
-        error: (status == Status::Failed).then(|| "exit code 3".into()),
-        created_ms: Millis(1),
-        started_ms: Some(Millis(2)),
-        finished_ms: status.is_final().then_some(Millis(3)),
-        body: Some(Body::Command(vec!["echo".into(), "a b".into()])),
-    }
-}
-
-fn submitted(job: &NewJob) -> Submitted {
-    Submitted { id: job.id, created: true }
-}
-
-/// Takes every job, and ends each with this status.
-fn node_that_ends_jobs_as(status: Status) -> FakeNode {
-    FakeNode::new(move |request| match request {
-        Request::SubmitJob(job) => Some(Reply::Submitted(submitted(job))),
-        Request::SubmitBatch(jobs) => {
-            Some(Reply::SubmittedBatch(jobs.iter().map(|job| Ok(submitted(job))).collect()))
-        }
-        Request::WaitJobs { ids, .. } => {
-            Some(Reply::Waited(ids.iter().map(|id| Ok(job(*id, status))).collect()))
-        }
-        Request::CancelJobs { ids } => {
-            Some(Reply::Cancelled(ids.iter().map(|_| Ok(status)).collect()))
-        }
-        Request::GetJob { id } => Some(Reply::Job(Box::new(job(*id, status)))),
-        other => Some(Reply::Refused(Refusal::new(Code::Internal, format!("{other:?}")))),
-    })
-}
-
-fn node_that_refuses(code: Code, unknown: bool) -> FakeNode {
-    FakeNode::new(move |_request| {
-        Some(Reply::Refused(Refusal { unknown, ..Refusal::new(code, "the reason") }))
-    })
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn json(output: &Output) -> serde_json::Value {
-    serde_json::from_slice(&output.stdout).unwrap()
-}
+use crate::cli_fake::{
+    FakeNode, ID, job, json, node_that_ends_jobs_as, node_that_refuses, stderr, stdout, submitted,
+};
 
 #[test]
 fn submit_prints_the_id_alone() {
@@ -230,8 +60,9 @@ fn submit_sends_payloads_from_text_file_and_stdin() {
     ] {
         let output = node.raftq_in(&["submit", "--payload", payload], input);
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-        let last = node.asked().pop().unwrap();
-        let Request::SubmitJob(job) = last else { panic!("{last:?}") };
+        let is_submit = |request: &Request| matches!(request, Request::SubmitJob(_));
+        let last = node.asked().into_iter().rfind(is_submit);
+        let Some(Request::SubmitJob(job)) = last else { panic!("{last:?}") };
         assert_eq!(job.body, Body::Payload(Bytes::copy_from_slice(bytes)));
     }
     std::fs::remove_file(path).unwrap();
@@ -267,7 +98,7 @@ fn wait_that_runs_out_of_time_exits_with_6_and_says_how_to_go_on() {
     let node = node_that_ends_jobs_as(Status::Running);
     let id = ID.to_string();
     let output = node.raftq(&["wait", &id, "--timeout", "300ms"]);
-    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(6), ""));
+    assert_eq!((output.status.code(), stdout(&output)), (Some(6), format!("{id}  running\n")));
     let again = format!("raftq --addrs {} wait {id}", node.addr);
     assert!(stderr(&output).contains(&again), "{}", stderr(&output));
     assert!(stderr(&output).contains("running on node-1"), "{}", stderr(&output));
@@ -351,9 +182,19 @@ fn batch_names_the_lines_that_were_refused_and_prints_the_others() {
     let batch = "{\"command\":[\"a\"]}\n\n{\"command\":[\"b\"]}\n{\"command\":[\"c\"]}\n";
     let output = node.raftq_in(&["submit", "--batch", "-"], batch.as_bytes());
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    assert_eq!(stdout(&output).lines().count(), 2);
+    let lines: Vec<usize> = stdout(&output).lines().map(str::len).collect();
+    assert_eq!(lines, [32, 0, 32], "an empty line keeps the place of the refused one");
     assert!(stderr(&output).contains("line 3: job"), "{}", stderr(&output));
     assert!(stderr(&output).contains("2 jobs were taken, 1 were not"), "{}", stderr(&output));
+    let output = node.raftq_in(&["submit", "--json", "--batch", "-"], batch.as_bytes());
+    let objects: Vec<serde_json::Value> =
+        stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        objects.iter().map(|one| one["line"].as_u64()).collect::<Vec<_>>(),
+        [1, 3, 4].map(Some)
+    );
+    assert!(objects[1]["id"].is_null(), "an id on stdout is one that was taken: {}", objects[1]);
+    assert!(objects[1]["error"].to_string().contains("another content"), "{}", objects[1]);
 }
 
 #[test]
@@ -377,7 +218,7 @@ fn batch_and_wait_exits_with_8_if_one_failed() {
     let batch = b"{\"command\":[\"a\"]}\n";
     let output = node.raftq_in(&["submit", "--wait", "--batch", "-"], batch);
     assert_eq!(output.status.code(), Some(8), "{}", stderr(&output));
-    assert_eq!(stdout(&output).lines().count(), 1, "the id was printed");
+    assert_eq!(output.stdout, b"hello \xff\n", "what it printed, as with a single job");
 }
 
 #[test]

@@ -9,11 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::{CommandFactory, Parser};
 use raftq::cli::args::{Cli, Verb};
-use raftq::cli::batch::{Items, LINE_BYTES_MAX, parse_line, worse};
-use raftq::cli::exit::{Effect, Exit, exit_of};
+use raftq::cli::batch::{Items, LINE_BYTES_MAX, parse_line};
+use raftq::cli::exit::{Effect, Exit, exit_of, worse};
 use raftq::cli::node;
 use raftq::cli::out::{Column, Out, Table};
 use raftq::cli::shape::{EXACT_MAX, JobShape, Number};
+use raftq::cli::submit::{WORD_BYTES_MAX, fault};
 use raftq::cli::target::{Origin, Target};
 use raftq::cli::values::{self, Addresses, Peers};
 use raftq::jobs::command::Limits;
@@ -83,6 +84,7 @@ fn addresses_are_host_and_port() {
         "[zz]:1",
         "localhost:+80",
         "http://localhost:7101",
+        "a:1 b:2",
     ] {
         assert!(values::address(wrong).is_err(), "{wrong:?}");
     }
@@ -90,6 +92,8 @@ fn addresses_are_host_and_port() {
 
 #[test]
 fn address_lists_drop_repeats_and_refuse_nothing() {
+    assert!(values::addresses("a:1 b:2").unwrap_err().contains("commas"));
+    assert!(values::addresses("http://a:1").unwrap_err().contains("scheme"));
     let both = Addresses(vec!["a:1".into(), "b:2".into()]);
     assert_eq!(values::addresses("a:1, b:2,,a:1"), Ok(both));
     assert!(values::addresses("").is_err());
@@ -139,7 +143,11 @@ fn batch_line_that_is_wrong_says_why() {
     for (text, why) in [
         ("{", "EOF"),
         ("nonsense", "expected"),
-        ("[]", "column"),
+        ("[]", "a JSON array begins here: write an object a line"),
+        ("[", "a JSON array begins here"),
+        ("\u{feff}{\"command\":[\"a\"]}", "byte order mark (BOM)"),
+        ("{\"command\":", "one job spread over lines"),
+        ("\"echo\"", "expected an object in braces"),
         (r#"{"command":["a"]} x"#, "trailing"),
         (r#"{"command":"echo hello"}"#, "sequence"),
         (r#"{"command":[]}"#, "name a program"),
@@ -157,10 +165,24 @@ fn batch_line_that_is_wrong_says_why() {
         assert!(!error.contains("at line"), "{text}: {error}");
     }
     assert!(parse_line(1, b"{\"payload\":\"\xff\"}", &QueueName::default()).is_err());
+    let utf16 = parse_line(1, b"\xff\xfe{\0\"\0", &QueueName::default()).unwrap_err();
+    assert!(utf16.contains("UTF-16"), "{utf16}");
     let large = format!(r#"{{"payload":"{}"}}"#, "x".repeat(BODY_BYTES_MAX + 1));
     assert!(line(&large).unwrap_err().contains("at most"));
     let fits = format!(r#"{{"payload":"{}"}}"#, "x".repeat(BODY_BYTES_MAX));
     assert!(line(&fits).is_ok());
+}
+
+#[test]
+fn word_that_no_program_can_be_started_with_is_refused() {
+    let command = |bytes: usize| Body::Command(vec!["echo".into(), "x".repeat(bytes)]);
+    assert_eq!(WORD_BYTES_MAX, 131_071, "MAX_ARG_STRLEN less the zero byte");
+    assert_eq!(fault(&command(WORD_BYTES_MAX)), None);
+    let text = fault(&command(WORD_BYTES_MAX + 1)).unwrap();
+    assert!(text.contains("word 2") && text.contains("131071"), "{text}");
+    let large = format!(r#"{{"command":["echo","{}"]}}"#, "x".repeat(WORD_BYTES_MAX + 1));
+    assert_eq!(line(&large), Err(text));
+    assert_eq!(fault(&Body::Payload(Bytes::from(vec![b'x'; WORD_BYTES_MAX + 1]))), None);
 }
 
 #[test]
@@ -201,7 +223,23 @@ fn unknown_outcomes_outrank_every_other_exit() {
     assert_eq!(worse(Exit::Ok, Exit::NotFound), Exit::NotFound);
     assert_eq!(worse(Exit::JobFailed, Exit::Unknown), Exit::Unknown);
     assert_eq!(worse(Exit::Unknown, Exit::Unreachable), Exit::Unknown);
-    assert_eq!(worse(Exit::NotFound, Exit::JobFailed), Exit::NotFound, "the first of equals stays");
+    // The order that the help tells.
+    let order = [
+        Exit::Unknown,
+        Exit::Denied,
+        Exit::Unreachable,
+        Exit::Usage,
+        Exit::NotFound,
+        Exit::Failure,
+        Exit::Unhealthy,
+        Exit::JobFailed,
+        Exit::Ok,
+    ];
+    for (at, one) in order.into_iter().enumerate() {
+        for other in order.into_iter().skip(at) {
+            assert_eq!((worse(one, other), worse(other, one)), (one, one));
+        }
+    }
 }
 
 #[test]

@@ -6,8 +6,10 @@
 )]
 #![expect(clippy::unwrap_used, reason = "a helper that fails has to fail its test")]
 
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Output, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -78,6 +80,10 @@ fn wrong_command_lines_exit_with_2_and_say_what_to_do() {
     assert_usage(&raftq(&["list", "--frobnicate"]), &["--frobnicate"]);
     assert_usage(&raftq(&["list", "--status", "done"]), &["pending, running, completed"]);
     assert_usage(&raftq(&["list", "--limit", "0"]), &["0"]);
+    assert_usage(&raftq(&["list", "--limit", "-1"]), &["'-1' for '--limit <N>'"]);
+    assert_usage(&raftq(&["log", "list", "--from", "-1"]), &["'-1' for '--from <INDEX>'"]);
+    assert_usage(&raftq(&["cluster", "transfer", "--to", "0"]), &["'0' for '--to <ID>'"]);
+    assert_usage(&raftq(&["get", ID, "--timeout", "-1s"]), &["`-1s` is no duration"]);
     assert_usage(&raftq(&["get"]), &["<ID>"]);
     assert_usage(&raftq(&["get", "17"]), &["32 hexadecimal digits", ID]);
     assert_usage(&raftq(&["get", ID, "--timeout", "10"]), &["no unit", "10s"]);
@@ -144,6 +150,7 @@ fn nobody_there_exits_with_4_and_says_whom_was_asked() {
         assert_eq!(output.status.code(), Some(4), "{verb:?}: {}", stderr(&output));
         assert_eq!(stdout(&output), "", "{verb:?}: data on stdout");
         assert!(stderr(&output).contains(&addrs), "{verb:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains("no node could be reached"), "{}", stderr(&output));
         assert!(begun.elapsed() < Duration::from_secs(5), "{verb:?}: {:?}", begun.elapsed());
     }
 }
@@ -194,7 +201,40 @@ fn batch_of_nothing_submits_nothing_and_succeeds() {
     for input in [&b""[..], b"\n\n"] {
         let output = raftq_in(&["--addrs", &nowhere(), "submit", "--batch", "-"], input);
         assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), ""));
+        assert!(stderr(&output).contains("nothing to submit"), "{}", stderr(&output));
     }
+}
+
+#[test]
+fn batch_that_is_no_list_of_lines_is_told_what_it_is() {
+    for (input, line, word) in [
+        (&b"\xef\xbb\xbf{\"command\":[\"true\"]}\n"[..], "line 1", "byte order mark"),
+        (b"[\n{\"command\":[\"true\"]}\n]\n", "line 1", "JSON array"),
+        (b"{\n\"command\":[\"true\"]\n}\n", "line 1", "spread over lines"),
+    ] {
+        let output = raftq_in(&["--addrs", &nowhere(), "submit", "--batch", "-"], input);
+        assert_usage(&output, &[line, word, "nothing was submitted"]);
+    }
+    let word = "x".repeat(131_072);
+    let batch = format!("{{\"command\":[\"true\"]}}\n{{\"command\":[\"echo\",\"{word}\"]}}\n");
+    let output = raftq_in(&["--addrs", &nowhere(), "submit", "--batch", "-"], batch.as_bytes());
+    assert_usage(&output, &["line 2", "131072 bytes", "131071", "nothing was submitted"]);
+}
+
+#[test]
+fn wrong_environment_is_named_as_such() {
+    let ask = |known: &[u8]| {
+        Command::new(env!("CARGO_BIN_EXE_raftq"))
+            .arg("workers")
+            .env("RAFTQ_ADDRS", OsStr::from_bytes(known))
+            .output()
+            .unwrap()
+    };
+    assert_usage(&ask(b""), &["no address in the list", "see RAFTQ_ADDRS"]);
+    assert_usage(&ask(b"127.0.0.1"), &["the port is missing", "see RAFTQ_ADDRS"]);
+    assert_usage(&ask(b"\xff:1"), &["UTF-8", "RAFTQ_ADDRS"]);
+    let flag = raftq(&["--addrs", "127.0.0.1", "workers"]);
+    assert!(!stderr(&flag).contains("see RAFTQ_ADDRS"), "{}", stderr(&flag));
 }
 
 #[test]
@@ -294,6 +334,10 @@ fn stdout_that_cannot_be_written_is_a_failure() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("cannot write to stdout"), "{}", stderr(&output));
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_raftq")).arg("--help").stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "help is a result too");
 }
 
 /// Returns the writing end of a pipe that nobody reads.

@@ -23,7 +23,9 @@ Examples:
 Exit codes:
   0 ok                   3 no such job                      6 outcome unknown: ask again
   1 failure              4 no leader, or nobody answers     7 not allowed
-  2 wrong command line   5 the cluster is not well          8 the job waited for has failed";
+  2 wrong command line   5 the cluster is not well          8 the job waited for has failed
+  Of several jobs, the first of 6, 7, 4, 2, 3, 1, 8 that holds for any. What could not be written to
+  stdout is exit code 1, but for a closed pipe where raftq only shows (raftq list | head).";
 
 /// A replicated job queue in one binary: submit a command, and some node of the cluster runs it.
 ///
@@ -65,7 +67,7 @@ pub struct GlobalArgs {
     /// How long one request may take with all its retries, such as 500ms, 5s or 2m [default: 10s].
     /// `wait` and `submit --wait` wait without limit unless this is given.
     #[arg(long, global = true, value_name = "DUR", value_parser = values::limit)]
-    #[arg(help_heading = "Global options")]
+    #[arg(help_heading = "Global options", allow_hyphen_values = true)]
     pub timeout: Option<Duration>,
 }
 

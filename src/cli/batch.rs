@@ -1,5 +1,6 @@
 //! `submit --batch`: a job a line, all of them read and checked before the first is sent.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -9,13 +10,14 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use crate::cli::deadline::Deadline;
-use crate::cli::exit::{Exit, Failure, Outcome, narrate};
+use crate::cli::exit::{Exit, Failure, Outcome, narrate, worse};
 use crate::cli::jobs;
 use crate::cli::out::Out;
 use crate::cli::session::Session;
-use crate::cli::shape::SubmittedShape;
-use crate::cli::submit::SubmitArgs;
-use crate::jobs::job::{BODY_BYTES_MAX, Body, NewJob};
+use crate::cli::shape::BatchShape;
+use crate::cli::submit::{self, SubmitArgs};
+use crate::cli::workers;
+use crate::jobs::job::{BODY_BYTES_MAX, Body, NewJob, Status};
 use crate::types::{JobId, QueueName};
 use crate::wire::message::BATCH_JOBS_MAX;
 use crate::wire::request::{BATCH_BYTES_MAX, job_bytes_max};
@@ -33,12 +35,16 @@ const CHUNK_JOBS_MAX: usize = BATCH_JOBS_MAX;
 /// Bytes of one request, at most; a larger job goes alone, and still fits.
 const CHUNK_BYTES_MAX: usize = BATCH_BYTES_MAX / 4;
 
-/// Jobs that `--wait` waits for, at most (16 bytes of memory each).
+/// Jobs that `--wait` waits for, at most (24 bytes of memory each); the ids of those beyond are printed,
+/// and nobody waits for them.
 const WAITED_MAX: usize = 10_000_000;
+
+/// Queues of payloads looked at for a worker that serves them, at most; nothing is said of more.
+const QUEUES_TOLD_MAX: usize = 16;
 
 /// One line as it is written: the options of `submit` by their long names.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object in braces")]
 struct Line {
     command: Option<Vec<String>>,
     payload: Option<String>,
@@ -68,11 +74,16 @@ pub fn parse_line(number: u64, text: &[u8], queue: &QueueName) -> Result<Option<
     if text.is_empty() {
         return Ok(None);
     }
+    if let Some(fault) = form_fault(text) {
+        return Err(fault.into());
+    }
     let line: Line = serde_json::from_slice(text).map_err(|error| {
         let why = error.to_string();
         // Each line is parsed alone, so that serde's own line number says nothing.
         let why = why.split(" at line ").next().unwrap_or_default();
-        format!("{why} (column {})", error.column())
+        let spread =
+            if error.is_eof() { "; is one job spread over lines? jq -c . FILE" } else { "" };
+        format!("{why} (column {}){spread}", error.column())
     })?;
     let id = match line.id {
         None => Session::new_id(),
@@ -84,11 +95,30 @@ pub fn parse_line(number: u64, text: &[u8], queue: &QueueName) -> Result<Option<
         (Some(_), Some(_)) => return Err("both a command and a payload: a job has one".into()),
         (None, None) => return Err("neither a command nor a payload: a job has one".into()),
     };
-    if let Some(fault) = body.fault() {
+    if let Some(fault) = submit::fault(&body) {
         return Err(fault);
     }
     let queue = line.queue.unwrap_or_else(|| queue.clone());
     Ok(Some(Item { line: number, job: NewJob { id, queue, body }, wait: line.wait }))
+}
+
+/// Says what is wrong with a file that is no list of JSON lines at all, and how to make it one.
+fn form_fault(text: &[u8]) -> Option<&'static str> {
+    let forms: [(&[u8], &str); 4] = [
+        (
+            b"\xef\xbb\xbf",
+            "a UTF-8 byte order mark (BOM) stands before the job: save the file without one, or \
+             take it away: tail -c +4 FILE",
+        ),
+        (b"\xff\xfe", "this is UTF-16: save the file as UTF-8 without a byte order mark"),
+        (b"\xfe\xff", "this is UTF-16: save the file as UTF-8 without a byte order mark"),
+        (
+            b"[",
+            "a JSON array begins here: write an object a line, with no brackets around them and no \
+             commas between them: jq -c '.[]' FILE",
+        ),
+    ];
+    forms.into_iter().find_map(|(start, fault)| text.starts_with(start).then_some(fault))
 }
 
 /// Reads items line by line, in bounded memory.
@@ -143,6 +173,10 @@ fn malformed(line: u64, why: &str) -> Failure {
 pub fn run(source: &Path, args: &SubmitArgs, session: &Session, out: &mut Out) -> Outcome {
     let mut file = open(source)?;
     let mut checked = Items::new(BufReader::new(&file), &args.queue);
+    if checked.next_item()?.is_none() {
+        narrate("raftq: nothing to submit: there is no job in the batch");
+        return Ok(Exit::Ok);
+    }
     while checked.next_item()?.is_some() {}
     file.seek(SeekFrom::Start(0)).map_err(|error| {
         Failure::new(Exit::Failure, format!("cannot read the batch again: {error}"))
@@ -150,14 +184,19 @@ pub fn run(source: &Path, args: &SubmitArgs, session: &Session, out: &mut Out) -
     let deadline = Deadline::after(session.limit());
     let mut sender = Sender::new(session, args.wait);
     let mut items = Items::new(BufReader::new(&file), &args.queue);
-    while let Some(item) = items.next_item().map_err(|failure| sender.changed(&failure))? {
-        if sender.is_full_for(&item) {
-            sender.send(out)?;
+    match sender.send_all(&mut items, out) {
+        Ok(()) => sender.finish(deadline, out),
+        Err(failure) => {
+            sender.name_from(0);
+            Err(failure)
         }
-        sender.push(item);
     }
-    sender.send(out)?;
-    sender.finish(deadline, out)
+}
+
+/// A job that was taken and whose end is waited for.
+struct Waited {
+    line: u64,
+    id: JobId,
 }
 
 /// Collects jobs into requests, sends them and keeps the account.
@@ -166,8 +205,10 @@ struct Sender<'a> {
     wait_all: bool,
     chunk: Vec<Item>,
     chunk_bytes: usize,
-    /// What `--wait` waits for: see [`WAITED_MAX`].
-    waited: Vec<JobId>,
+    /// What is waited for, in order: see [`WAITED_MAX`].
+    waited: Vec<Waited>,
+    /// Where payloads went: see [`QUEUES_TOLD_MAX`].
+    payload_queues: BTreeSet<QueueName>,
     taken: u64,
     refused: u64,
     /// The worst exit code of a refused job.
@@ -182,10 +223,26 @@ impl<'a> Sender<'a> {
             chunk: Vec::new(),
             chunk_bytes: 0,
             waited: Vec::new(),
+            payload_queues: BTreeSet::new(),
             taken: 0,
             refused: 0,
             worst: Exit::Ok,
         }
+    }
+
+    fn send_all<R: BufRead>(
+        &mut self,
+        items: &mut Items<'_, R>,
+        out: &mut Out,
+    ) -> Result<(), Failure> {
+        while let Some(item) = items.next_item().map_err(|failure| self.changed(&failure))? {
+            if self.is_full_for(&item) {
+                self.send(out)?;
+            }
+            self.chunk_bytes = self.chunk_bytes.saturating_add(job_bytes_max(&item.job));
+            self.chunk.push(item);
+        }
+        self.send(out)
     }
 
     fn is_full_for(&self, item: &Item) -> bool {
@@ -193,12 +250,9 @@ impl<'a> Sender<'a> {
         !self.chunk.is_empty() && (self.chunk.len() >= CHUNK_JOBS_MAX || bytes > CHUNK_BYTES_MAX)
     }
 
-    fn push(&mut self, item: Item) {
-        self.chunk_bytes = self.chunk_bytes.saturating_add(job_bytes_max(&item.job));
-        self.chunk.push(item);
-    }
-
-    /// Sends the chunk and prints the ids of the jobs taken, in order.
+    /// Sends the chunk and prints a line for each of its jobs, in order: the id of one that was taken,
+    /// nothing for one that was refused, so that lines stay where they belong. Jobs that are waited
+    /// for print their output later instead.
     fn send(&mut self, out: &mut Out) -> Result<(), Failure> {
         let chunk = std::mem::take(&mut self.chunk);
         self.chunk_bytes = 0;
@@ -209,24 +263,47 @@ impl<'a> Sender<'a> {
             .session
             .submit_batch(jobs)
             .map_err(|failure| self.stopped(failure, &chunk, first, last))?;
+        let mut shown = Vec::with_capacity(chunk.len());
         for (item, result) in chunk.iter().zip(results) {
-            match result {
-                Ok(submitted) => {
-                    self.taken += 1;
-                    let printed = if self.session.json() {
-                        out.json(&SubmittedShape::from(&submitted))
-                    } else {
-                        out.line(&submitted.id.to_string())
-                    };
-                    printed.map_err(unread)?;
-                    if (self.wait_all || item.wait) && self.waited.len() < WAITED_MAX {
-                        self.waited.push(submitted.id);
-                    }
-                }
-                Err(failure) => self.refuse(item, &failure),
+            let is_waited = (self.wait_all || item.wait) && self.waited.len() < WAITED_MAX;
+            match &result {
+                Ok(submitted) => self.take(item, submitted.id, is_waited),
+                Err(failure) => self.refuse(item, failure),
+            }
+            if !is_waited {
+                shown.push(BatchShape::new(item.line, &result));
             }
         }
-        out.flush().map_err(unread)
+        self.print(&shown, out).map_err(|failure| {
+            let taken = shown.iter().filter_map(|shape| shape.id().map(|id| (shape.line(), id)));
+            taken
+                .for_each(|(line, id)| narrate(&format!("raftq: line {line}: job {id} was taken")));
+            let why = format!("the ids could not be printed: {}", failure.message);
+            Failure::new(worse(self.worst, Exit::Failure), why)
+                .hint(format!("Nothing after line {last} was sent."))
+        })
+    }
+
+    fn print(&self, shown: &[BatchShape], out: &mut Out) -> Result<(), Failure> {
+        for shape in shown {
+            if self.session.json() {
+                out.json(shape)?;
+            } else {
+                out.line(shape.id().unwrap_or_default())?;
+            }
+        }
+        out.flush()
+    }
+
+    fn take(&mut self, item: &Item, id: JobId, is_waited: bool) {
+        self.taken += 1;
+        if is_waited {
+            self.waited.push(Waited { line: item.line, id });
+        }
+        let is_payload = matches!(item.job.body, Body::Payload(_));
+        if is_payload && self.payload_queues.len() < QUEUES_TOLD_MAX {
+            self.payload_queues.insert(item.job.queue.clone());
+        }
     }
 
     /// Names a job that was refused, or whose outcome is unknown.
@@ -240,6 +317,13 @@ impl<'a> Sender<'a> {
             ));
         } else {
             narrate(&format!("raftq: line {line}: job {id} was not taken: {}", failure.message));
+        }
+    }
+
+    /// Names jobs that were taken and whose ids stand nowhere else, from the first not shown on.
+    fn name_from(&self, shown: usize) {
+        for Waited { line, id } in self.waited.iter().skip(shown) {
+            narrate(&format!("raftq: line {line}: job {id} was taken, and its end was not seen"));
         }
     }
 
@@ -264,20 +348,19 @@ impl<'a> Sender<'a> {
     /// Explains a file that changed while it was read.
     fn changed(&self, failure: &Failure) -> Failure {
         let why = failure.message.replace("; nothing was submitted", "");
-        Failure::new(Exit::Failure, format!("the batch changed while it was read: {why}"))
-            .hint(format!("{} jobs were taken before that.", self.taken))
+        Failure::new(
+            worse(self.worst, Exit::Failure),
+            format!("the batch changed while it was read: {why}"),
+        )
+        .hint(format!("{} jobs were taken before that.", self.taken))
     }
 
     /// Sums up, and waits for the jobs where that was asked.
     fn finish(self, deadline: Deadline, out: &mut Out) -> Outcome {
+        workers::warn_unserved(&self.payload_queues, deadline, self.session);
         let mut exit = self.worst;
         if !self.waited.is_empty() {
-            let ended = jobs::wait_for_all(self.session, &self.waited, deadline, |_job| Ok(()))?;
-            exit = worse(exit, ended);
-            out.flush()?;
-            if ended == Exit::JobFailed {
-                narrate("raftq: some jobs of the batch failed: raftq list --status failed");
-            }
+            exit = worse(exit, self.wait(deadline, out)?);
         }
         if self.refused > 0 {
             return Err(Failure::new(
@@ -287,20 +370,40 @@ impl<'a> Sender<'a> {
         }
         Ok(exit)
     }
-}
 
-/// A reader of the ids that has gone away: the batch stops, and that is no success.
-fn unread(failure: Failure) -> Failure {
-    Failure { exit: Exit::Failure, ..failure }
-}
-
-/// Returns the exit code that matters more: unknown outcomes before everything else.
-#[must_use]
-pub fn worse(one: Exit, other: Exit) -> Exit {
-    if one == Exit::Unknown || other == Exit::Unknown {
-        return Exit::Unknown;
+    /// Waits for the jobs in order, prints the output of each as a `submit --wait` of its own would, and
+    /// names those that did not complete.
+    fn wait(&self, deadline: Deadline, out: &mut Out) -> Outcome {
+        let ids: Vec<JobId> = self.waited.iter().map(|waited| waited.id).collect();
+        let mut shown = 0;
+        let json = self.session.json();
+        let waited = jobs::wait_for_all(self.session, &ids, deadline, |id, result| {
+            let line = self.waited.get(shown).map_or(0, |waited| waited.line);
+            match result {
+                Ok(job) => {
+                    if json || job.status.is_final() {
+                        submit::print_output(job, json, out)?;
+                    }
+                    if !job.status.is_final() {
+                        let late = jobs::out_of_time(self.session, job);
+                        narrate(&format!("raftq: line {line}: {}", late.message));
+                    } else if job.status != Status::Completed {
+                        narrate(&format!("raftq: line {line}: {}", jobs::describe_end(job)));
+                    }
+                }
+                Err(failure) => {
+                    narrate(&format!("raftq: line {line}: job {id}: {}", failure.message));
+                }
+            }
+            shown += 1;
+            Ok(())
+        });
+        waited.map_err(|failure| {
+            self.name_from(shown);
+            let failure = submit::once_taken(failure);
+            Failure { exit: worse(self.worst, failure.exit), ..failure }
+        })
     }
-    if one == Exit::Ok { other } else { one }
 }
 
 /// Opens a batch so that it can be read twice: a plain file as it is, anything else copied.

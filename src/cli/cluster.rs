@@ -1,6 +1,6 @@
 //! The verb `cluster`: who leads, who is alive, are they alike, and hand leadership over.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ pub struct StatusArgs {
     pub wait: bool,
 
     /// Exit code 5 unless this many nodes are alive; with --wait, wait for them.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub alive: Option<usize>,
 }
 
@@ -74,8 +74,20 @@ pub struct ReadyArgs {
 #[derive(Clone, Debug, Args)]
 pub struct TransferArgs {
     /// To this node; without it, to the one whose log is furthest.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub to: Option<u64>,
+}
+
+impl ClusterArgs {
+    /// Tells whether the verb only shows what can be shown again.
+    #[must_use]
+    pub fn is_shown(&self) -> bool {
+        match self.verb {
+            ClusterVerb::Status(_) | ClusterVerb::Ready(_) => true,
+            ClusterVerb::Leader | ClusterVerb::Transfer(_) => false,
+        }
+    }
 }
 
 /// Runs `cluster`.
@@ -136,8 +148,12 @@ fn differing(nodes: &[NodeStatus]) -> Option<(&NodeStatus, &NodeStatus)> {
 
 fn status(args: &StatusArgs, session: &Session, out: &mut Out) -> Outcome {
     let deadline = Deadline::after(session.limit());
+    let mut last: Option<Result<ClusterStatus, Failure>> = None;
     loop {
-        let seen = session.status();
+        let seen = match deadline.left() {
+            Some(left) => session.status_within(left),
+            None => session.status(),
+        };
         let wanted = |status: &ClusterStatus| {
             if args.wait { Some(args.alive.unwrap_or(status.nodes.len())) } else { args.alive }
         };
@@ -145,12 +161,17 @@ fn status(args: &StatusArgs, session: &Session, out: &mut Out) -> Outcome {
         let retries = seen.as_ref().is_ok()
             || seen.as_ref().is_err_and(|failure| failure.exit == Exit::Unreachable);
         if is_well || !args.wait || !retries || deadline.has_passed() {
-            let seen = seen?;
-            show(&seen, session, out)?;
+            // The last of many looks may fail for want of time alone.
+            let seen = last.filter(|_| seen.is_err()).unwrap_or(seen)?;
+            let shown = show(&seen, session, out);
             return match fault(&seen, wanted(&seen)) {
-                None => Ok(Exit::Ok),
+                None => shown.map(|()| Exit::Ok),
+                // What is wrong with the cluster matters more than who reads it.
                 Some((exit, why)) => Err(Failure::new(exit, why)),
             };
+        }
+        if seen.is_ok() || !last.as_ref().is_some_and(Result::is_ok) {
+            last = Some(seen);
         }
         std::thread::sleep(deadline.left_at_most(LOOK_PAUSE));
     }
@@ -223,7 +244,13 @@ struct TransferShape {
 }
 
 fn transfer(args: &TransferArgs, session: &Session, out: &mut Out) -> Outcome {
-    let to = session.transfer(args.to.map(NodeId))?;
+    let to = session.transfer(args.to.map(NodeId)).map_err(|failure| match args.to {
+        Some(to) if failure.exit == Exit::Failure => failure.hint(format!(
+            "Is {to} another node than the leader, and alive? {} cluster status",
+            session.program()
+        )),
+        Some(_) | None => failure,
+    })?;
     if session.json() {
         out.json(&TransferShape { to: Number(to.0) })?;
     } else {
@@ -254,29 +281,43 @@ fn ready(args: &ReadyArgs, session: &Session, out: &mut Out) -> Outcome {
             std::thread::sleep(deadline.left_at_most(LOOK_PAUSE));
             continue;
         }
-        for (addr, answer) in addrs.iter().zip(&answers) {
-            let why = answer.as_ref().err().map(String::as_str);
-            if session.json() {
-                out.json(&ReadyShape { addr, is_ready: why.is_none(), why })?;
-            } else {
-                let shown = why.map_or("ready".into(), |why| format!("not ready: {}", plain(why)));
-                out.line(&format!("{addr}  {shown}"))?;
-            }
-        }
-        out.flush()?;
+        let shown = show_ready(addrs, &answers, session, out);
         if missing > 0 {
             let text = format!("{missing} of {} nodes are not ready", addrs.len());
             return Err(Failure::new(Exit::Unhealthy, text));
         }
-        return Ok(Exit::Ok);
+        return shown.map(|()| Exit::Ok);
     }
+}
+
+fn show_ready(
+    addrs: &[String],
+    answers: &[Result<(), String>],
+    session: &Session,
+    out: &mut Out,
+) -> Result<(), Failure> {
+    for (addr, answer) in addrs.iter().zip(answers) {
+        let why = answer.as_ref().err().map(String::as_str);
+        if session.json() {
+            out.json(&ReadyShape { addr, is_ready: why.is_none(), why })?;
+        } else {
+            let shown = why.map_or("ready".into(), |why| format!("not ready: {}", plain(why)));
+            out.line(&format!("{addr}  {shown}"))?;
+        }
+    }
+    out.flush()
 }
 
 /// Asks one node by `GET /readyz`, as a load balancer would.
 fn ask_ready(addr: &str, time: Duration) -> Result<(), String> {
     // A time limit of zero means none to a socket.
     let time = time.max(Duration::from_millis(1));
-    let why = |error: std::io::Error| error.to_string();
+    let why = |error: std::io::Error| {
+        if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
+            return "no answer in time".to_owned();
+        }
+        error.to_string()
+    };
     let found = addr.to_socket_addrs().map_err(why)?.next();
     let socket = found.ok_or("no such address")?;
     let mut stream = TcpStream::connect_timeout(&socket, time).map_err(why)?;
@@ -297,7 +338,9 @@ fn judge_ready(answer: &str) -> Result<(), String> {
     }
     let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
     match body.lines().next() {
-        Some(first) if !first.is_empty() => Err(first.to_owned()),
+        Some(first) if !first.is_empty() => {
+            Err(first.strip_prefix("not ready: ").unwrap_or(first).to_owned())
+        }
         Some(_) | None if answer.is_empty() => Err("it closed the connection".into()),
         Some(_) | None => Err(answer.lines().next().unwrap_or_default().to_owned()),
     }

@@ -34,6 +34,28 @@ impl Exit {
     pub fn code(self) -> u8 {
         self as u8
     }
+
+    /// Orders the codes by how much they matter where several jobs end differently: what nobody knows
+    /// first, then what was refused or never tried, then what only tells how a job stands.
+    fn weight(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::JobFailed => 1,
+            Self::Unhealthy => 2,
+            Self::Failure => 3,
+            Self::NotFound => 4,
+            Self::Usage => 5,
+            Self::Unreachable => 6,
+            Self::Denied => 7,
+            Self::Unknown => 8,
+        }
+    }
+}
+
+/// Returns the exit code that matters more: of several, the first of 6, 7, 4, 2, 3, 1, 5, 8 that is among them.
+#[must_use]
+pub fn worse(one: Exit, other: Exit) -> Exit {
+    if other.weight() > one.weight() { other } else { one }
 }
 
 /// A verb that did not go well: the exit code and what to tell the user.
@@ -41,10 +63,12 @@ impl Exit {
 pub struct Failure {
     /// What the process ends with.
     pub exit: Exit,
-    /// What went wrong; empty: say nothing.
+    /// What went wrong.
     pub message: String,
     /// What to try, each a line of its own.
     pub hints: Vec<String>,
+    /// Nothing went wrong but that whoever read stdout has gone away, as in `raftq list | head -1`.
+    pub is_unread: bool,
 }
 
 /// How every verb ends.
@@ -54,7 +78,7 @@ impl Failure {
     /// Makes a failure with a message.
     #[must_use]
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), hints: Vec::new() }
+        Self { exit, message: message.into(), hints: Vec::new(), is_unread: false }
     }
 
     /// Makes a failure of the command line.
@@ -70,21 +94,17 @@ impl Failure {
         self
     }
 
-    /// Makes a failure of a write to stdout. A reader that has gone away (`raftq list | head -1`)
-    /// has what it wanted: nothing is said, and the exit is 0.
+    /// Makes a failure of a write to stdout.
     #[must_use]
     pub fn stdout(error: &io::Error) -> Self {
-        if error.kind() == io::ErrorKind::BrokenPipe {
-            return Self::new(Exit::Ok, "");
-        }
-        Self::new(Exit::Failure, format!("cannot write to stdout: {error}"))
+        let is_unread = error.kind() == io::ErrorKind::BrokenPipe;
+        let failure = Self::new(Exit::Failure, format!("cannot write to stdout: {error}"));
+        Self { is_unread, ..failure }
     }
 
     /// Says it on stderr. There is nobody left to tell when that fails too.
     pub fn report(&self) {
-        if !self.message.is_empty() {
-            narrate(&self.to_string());
-        }
+        narrate(&self.to_string());
     }
 }
 

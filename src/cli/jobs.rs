@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::batch::worse;
 use crate::cli::deadline::Deadline;
-use crate::cli::exit::{Exit, Failure, Outcome, narrate};
+use crate::cli::exit::{Exit, Failure, Outcome, narrate, worse};
 use crate::cli::out::{Column, Out, Table, moment, or_nothing, plain};
-use crate::cli::session::Session;
-use crate::cli::shape::{CancelledShape, JobShape};
+use crate::cli::session::{REQUEST_TIME, Session};
+use crate::cli::shape::{CancelledShape, FailedShape, JobShape};
 use crate::cli::submit::quote;
 use crate::jobs::job::{Body, JobView, Status};
 use crate::node::clock;
@@ -26,6 +25,13 @@ const WAIT_STEP: Duration = Duration::from_secs(6);
 /// The time from one such request to the next, at least, so that a node which answers at once without
 /// an end is not asked in a storm.
 const WAIT_PAUSE: Duration = Duration::from_millis(200);
+
+/// A request of a wait that had less time than this says nothing of the cluster when it fails: the end of
+/// the time was near.
+const OUTAGE_TOLD: Duration = Duration::from_millis(500);
+
+/// What is said when `--timeout` came before anything was seen of a job.
+const TIME_IS_UP: &str = "the time is up";
 
 /// Options of `get`.
 #[derive(Clone, Debug, Args)]
@@ -55,7 +61,7 @@ pub struct ListArgs {
 
     /// At most so many.
     #[arg(long, value_name = "N", default_value_t = 100)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..), allow_negative_numbers = true)]
     pub limit: u64,
 
     /// Only jobs after this one: the next page.
@@ -66,8 +72,11 @@ pub struct ListArgs {
 /// Options of `wait`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "A line for each job, in the order given. Exit code 0 if all completed, 8 if one\n\
-    failed or was cancelled, 3 if one does not exist, 6 if --timeout came first."
+    after_help = "A line for each job, in the order given, when they have ended or --timeout has come.\n\
+    Exit code 0 if all completed, 8 if one failed or was cancelled, 3 if one does not exist (its line\n\
+    says so, and stderr why), 6 if --timeout came before one had ended, 4 if no node could be asked\n\
+    (stderr names the jobs whose end was not seen). Of several jobs, the first of 6, 7, 4, 2, 3, 1, 8\n\
+    that holds for any."
 )]
 pub struct WaitArgs {
     /// The jobs.
@@ -78,8 +87,10 @@ pub struct WaitArgs {
 /// Options of `cancel`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Prints the status each job has now. A running command is ended. Exit code 1 if a\n\
-    job had ended before, 3 if one does not exist."
+    after_help = "A line for each job, in the order given: `cancelled`, or that it was not; stderr says why.\n\
+    A running command is ended. Exit code 1 if a job had ended before, 3 if one does not exist, 6 if\n\
+    nobody knows whether one was cancelled. Of several jobs, the first of 6, 7, 4, 2, 3, 1 that holds\n\
+    for any."
 )]
 pub struct CancelArgs {
     /// The jobs.
@@ -170,48 +181,101 @@ fn row(job: &JobView) -> Vec<String> {
     ]
 }
 
-/// Runs `wait`: prints each job once it and those before it have ended.
+/// Runs `wait`: prints the jobs in the order given when they have ended.
 ///
 /// # Errors
 /// A [`Failure`] of a request, of stdout, or that the time ran out.
 pub fn wait(args: &WaitArgs, session: &Session, out: &mut Out) -> Outcome {
     let deadline = Deadline::after(session.limit());
-    wait_for_all(session, &args.ids, deadline, |job| {
-        if session.json() {
-            out.json(&JobShape::from(job))?;
-        } else {
-            out.line(&describe_end(job))?;
+    let mut shown = 0;
+    let mut seen = Exit::Ok;
+    let waited = wait_for_all(session, &args.ids, deadline, |id, result| {
+        match result {
+            Ok(job) => {
+                if is_open(job) {
+                    out_of_time(session, job).report();
+                }
+                if session.json() {
+                    out.json(&JobShape::from(job))?;
+                } else {
+                    out.line(&describe_end(job))?;
+                }
+            }
+            Err(failure) => show_failed(id, failure, "refused", session, out)?,
         }
-        out.flush()
+        seen = worse(seen, exit_after(result));
+        out.flush()?;
+        shown += 1;
+        Ok(())
+    });
+    waited.map_err(|failure| {
+        if args.ids.len() > 1 {
+            for id in args.ids.iter().skip(shown) {
+                narrate(&format!("raftq: job {id}: its end was not seen"));
+            }
+        }
+        Failure { exit: worse(seen, failure.exit), ..failure }
     })
 }
 
-/// Waits for jobs in the order given and shows each as it is done. Jobs that do not exist are named
-/// on stderr.
+/// Shows a job about which there is nothing but a failure: a line or an object of its own on stdout, the
+/// reason on stderr. `refused` is the word where no better one is known.
+fn show_failed(
+    id: JobId,
+    failure: &Failure,
+    refused: &str,
+    session: &Session,
+    out: &mut Out,
+) -> Result<(), Failure> {
+    narrate(&format!("raftq: job {id}: {}", failure.message));
+    if session.json() {
+        return out.json(&FailedShape::new(id, failure));
+    }
+    let word = match failure.exit {
+        Exit::NotFound => "not found",
+        Exit::Unknown => "unknown",
+        Exit::Ok
+        | Exit::Failure
+        | Exit::Usage
+        | Exit::Unreachable
+        | Exit::Unhealthy
+        | Exit::Denied
+        | Exit::JobFailed => refused,
+    };
+    out.line(&format!("{id}  {word}"))
+}
+
+/// Returns the exit code that a job which was waited for leads to.
+fn exit_after(result: Result<&JobView, &Failure>) -> Exit {
+    match result {
+        Ok(job) if job.status == Status::Completed => Exit::Ok,
+        Ok(job) if is_open(job) => Exit::Unknown,
+        Ok(_) => Exit::JobFailed,
+        Err(failure) => failure.exit,
+    }
+}
+
+/// Waits for jobs in the order given and hands each to `show` as it is done, or what went wrong with it:
+/// exactly once for each id, in order, until the first error. A job that is shown and has not ended was
+/// last seen so when the time was up.
 ///
 /// # Errors
-/// A [`Failure`] of a request, of `show`, or that the time ran out.
+/// A [`Failure`] of a request, of `show`, or that the time was up before anything was seen.
 pub fn wait_for_all(
     session: &Session,
     ids: &[JobId],
     deadline: Deadline,
-    mut show: impl FnMut(&JobView) -> Result<(), Failure>,
+    mut show: impl FnMut(JobId, Result<&JobView, &Failure>) -> Result<(), Failure>,
 ) -> Outcome {
     let mut exit = Exit::Ok;
     for chunk in ids.chunks(ASKED_AT_ONCE_MAX) {
-        for result in wait_for_chunk(session, chunk, deadline)? {
-            match result {
-                Ok(job) => {
-                    show(&job)?;
-                    if job.status != Status::Completed {
-                        exit = worse(exit, Exit::JobFailed);
-                    }
-                }
-                Err(failure) => {
-                    failure.report();
-                    exit = worse(failure.exit, exit);
-                }
-            }
+        if deadline.has_passed() {
+            return Err(Failure::new(Exit::Unknown, TIME_IS_UP));
+        }
+        let results = wait_for_chunk(session, chunk, deadline)?;
+        for (id, result) in chunk.iter().zip(&results) {
+            show(*id, result.as_ref())?;
+            exit = worse(exit, exit_after(result.as_ref()));
         }
     }
     Ok(exit)
@@ -225,51 +289,69 @@ pub fn wait_for_one(session: &Session, id: JobId, deadline: Deadline) -> Result<
     let results = wait_for_chunk(session, &[id], deadline)?;
     let nothing =
         || Failure::new(Exit::Failure, format!("the node answered nothing about job {id}"));
-    results.into_iter().next().ok_or_else(nothing)?
+    let job = results.into_iter().next().ok_or_else(nothing)??;
+    if job.status.is_final() { Ok(job) } else { Err(out_of_time(session, &job)) }
 }
 
-/// Waits for at most [`ASKED_AT_ONCE_MAX`] jobs. Once the cluster has answered, it goes on through
-/// an outage until `deadline`; if it never answers, that is an error after one request's time.
+/// Waits for at most [`ASKED_AT_ONCE_MAX`] jobs until all have ended, or returns them as they were last
+/// seen when `deadline` comes; no request goes on beyond it. Once the cluster has answered, it goes
+/// on through an outage; if it never answers, that is an error after one request's time.
 fn wait_for_chunk(
     session: &Session,
     ids: &[JobId],
     deadline: Deadline,
 ) -> Result<Vec<Result<JobView, Failure>>, Failure> {
-    let mut was_answered = session.was_answered();
+    let was_answered = session.was_answered();
     let mut was_told = false;
+    // The first look does not wait, so that something is known even if an outage takes the rest.
+    let mut step = Duration::ZERO;
+    let mut last_seen = None;
     loop {
         let begun = clock::monotonic();
-        // A part of what is left: the answer has to come back in time, too.
-        let step = deadline.left_at_most(WAIT_STEP * 3 / 2) * 2 / 3;
-        match session.wait(ids, step) {
+        let limit = deadline.left_at_most(step + REQUEST_TIME);
+        let late = match session.wait(ids, step, limit) {
             Ok(results) => {
-                was_answered = true;
-                let open = results.iter().find_map(|result| match result {
-                    Ok(job) if !job.status.is_final() => Some(job),
-                    Ok(_) | Err(_) => None,
-                });
-                let Some(open) = open else { return Ok(results) };
-                if deadline.has_passed() {
-                    return Err(out_of_time(session, open));
+                if !results.iter().any(may_end) {
+                    return Ok(results);
                 }
+                last_seen = Some(results);
+                None
             }
-            Err(failure) if failure.exit == Exit::Unreachable && was_answered => {
-                if deadline.has_passed() {
-                    return Err(failure);
-                }
-                if !was_told {
+            Err(failure)
+                if failure.exit == Exit::Unreachable && (was_answered || last_seen.is_some()) =>
+            {
+                if !was_told && limit >= OUTAGE_TOLD {
                     narrate(&format!("raftq: {}; still waiting", failure.message));
                     was_told = true;
                 }
+                Some(failure)
             }
             Err(failure) => return Err(failure),
-        }
+        };
         let took = clock::monotonic().saturating_sub(begun);
         std::thread::sleep(deadline.left_at_most(WAIT_PAUSE.saturating_sub(took)));
+        if deadline.has_passed() {
+            let nothing = || late.unwrap_or_else(|| Failure::new(Exit::Unknown, TIME_IS_UP));
+            return last_seen.ok_or_else(nothing);
+        }
+        // A part of what is left: the answer has to come back in time, even if a leader has to be
+        // found first.
+        step = deadline.left_at_most(WAIT_STEP * 3) / 3;
     }
 }
 
-fn out_of_time(session: &Session, job: &JobView) -> Failure {
+fn is_open(job: &JobView) -> bool {
+    !job.status.is_final()
+}
+
+/// Tells whether asking again may bring something new.
+fn may_end(result: &Result<JobView, Failure>) -> bool {
+    result.as_ref().map_or_else(|failure| failure.exit == Exit::Unreachable, is_open)
+}
+
+/// Says that a job had not ended when the time was up.
+#[must_use]
+pub fn out_of_time(session: &Session, job: &JobView) -> Failure {
     let (id, program) = (job.id, session.program());
     let at = job.worker.as_ref().filter(|_| job.status == Status::Running);
     let at = at.map(|worker| format!(" on {worker}")).unwrap_or_default();
@@ -286,8 +368,12 @@ fn out_of_time(session: &Session, job: &JobView) -> Failure {
 /// A [`Failure`] of a request or of stdout.
 pub fn cancel(args: &CancelArgs, session: &Session, out: &mut Out) -> Outcome {
     let mut exit = Exit::Ok;
-    for chunk in args.ids.chunks(ASKED_AT_ONCE_MAX) {
-        let results = session.cancel(chunk)?;
+    for (at, chunk) in args.ids.chunks(ASKED_AT_ONCE_MAX).enumerate() {
+        let results = session.cancel(chunk).map_err(|failure| {
+            let unsent = args.ids.iter().skip(at * ASKED_AT_ONCE_MAX + chunk.len());
+            name_uncancelled(chunk, unsent, &failure, session);
+            Failure { exit: worse(exit, failure.exit), ..failure }
+        })?;
         for (&id, result) in chunk.iter().zip(results) {
             match result {
                 Ok(status) => {
@@ -302,7 +388,7 @@ pub fn cancel(args: &CancelArgs, session: &Session, out: &mut Out) -> Outcome {
                     }
                 }
                 Err(failure) => {
-                    failure.report();
+                    show_failed(id, &failure, "not cancelled", session, out)?;
                     exit = worse(exit, failure.exit);
                 }
             }
@@ -310,6 +396,28 @@ pub fn cancel(args: &CancelArgs, session: &Session, out: &mut Out) -> Outcome {
         out.flush()?;
     }
     Ok(exit)
+}
+
+/// Says of each job what a request that failed as a whole means for it.
+fn name_uncancelled<'a>(
+    sent: &[JobId],
+    unsent: impl Iterator<Item = &'a JobId>,
+    failure: &Failure,
+    session: &Session,
+) {
+    let program = session.program();
+    for id in sent {
+        if failure.exit == Exit::Unknown {
+            narrate(&format!(
+                "raftq: job {id}: it is unknown whether it was cancelled; ask: {program} get {id}"
+            ));
+        } else if sent.len() > 1 {
+            narrate(&format!("raftq: job {id}: not cancelled"));
+        }
+    }
+    for id in unsent {
+        narrate(&format!("raftq: job {id}: not cancelled, for nothing more was sent"));
+    }
 }
 
 /// Says in a line how a job ended.

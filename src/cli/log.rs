@@ -32,12 +32,12 @@ pub enum LogVerb {
 pub struct LogListArgs {
     /// The first index wanted; without it, the newest entries. What a snapshot has replaced is gone:
     /// then the list begins with the oldest entry there is.
-    #[arg(long, value_name = "INDEX")]
+    #[arg(long, value_name = "INDEX", allow_negative_numbers = true)]
     pub from: Option<u64>,
 
     /// At most so many.
     #[arg(long, value_name = "N", default_value_t = 20)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..), allow_negative_numbers = true)]
     pub limit: u64,
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, Write};
 
+use rustix::fs::{FileType, OFlags};
 use serde::Serialize;
 
 use crate::cli::exit::{Exit, Failure};
@@ -60,6 +61,20 @@ impl Out {
     pub fn flush(&mut self) -> Result<(), Failure> {
         self.sink.flush().map_err(|error| Failure::stdout(&error))
     }
+}
+
+/// Tells whether stdout was closed when the program began, as far as that can be seen: the runtime puts
+/// `/dev/null`, open for reading and writing, in its place. A parent may have chosen just that, so
+/// that it is no failure; what must not be lost is said on stderr as well.
+#[must_use]
+pub fn stdout_may_be_closed() -> bool {
+    let stdout = rustix::stdio::stdout();
+    let is_null = rustix::fs::fstat(stdout).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+            && rustix::fs::stat("/dev/null").is_ok_and(|null| null.st_rdev == stat.st_rdev)
+    });
+    let mode = rustix::fs::fcntl_getfl(stdout).map(|flags| flags & OFlags::ACCMODE);
+    is_null && mode == Ok(OFlags::RDWR)
 }
 
 /// Rows under a header, aligned. Cells hold what others wrote, so that nothing in them can move the

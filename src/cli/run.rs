@@ -1,6 +1,7 @@
 //! Parses the command line, sends each verb to its file, and turns its end into an exit code.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -38,6 +39,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             start_logging("off");
             match ask(&cli) {
                 Ok(exit) => i32::from(exit.code()),
+                // Who closes the pipe of `raftq list | head -1` has what it wanted.
+                Err(failure) if failure.is_unread && is_shown(&cli.verb) => {
+                    i32::from(Exit::Ok.code())
+                }
                 Err(failure) => end(&failure),
             }
         }
@@ -45,15 +50,42 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(Exit::Failure.code()))
 }
 
+/// Tells whether a verb only shows what can be shown again. What the others print may be all that is
+/// left of what they did or waited for.
+fn is_shown(verb: &Verb) -> bool {
+    match verb {
+        Verb::Get(_) | Verb::List(_) | Verb::Workers | Verb::Log(_) => true,
+        Verb::Cluster(args) => args.is_shown(),
+        Verb::Node(_) | Verb::Submit(_) | Verb::Wait(_) | Verb::Cancel(_) | Verb::Guard => false,
+    }
+}
+
 /// Says what clap made of a command line that it could not take. Help and version are no mistakes;
 /// clap knows which is which, and where each goes.
 fn misread(error: &clap::Error) -> Exit {
-    error.print().ok();
+    if let Err(failure) = error.print().and_then(|()| std::io::stdout().flush())
+        && failure.kind() != std::io::ErrorKind::BrokenPipe
+        && !error.use_stderr()
+    {
+        let failure = Failure::stdout(&failure);
+        failure.report();
+        return failure.exit;
+    }
     let about = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
     let is_word = !about(ContextKind::InvalidArg).starts_with('-');
     let is_submit = about(ContextKind::Usage).contains("raftq submit");
     if error.kind() == ErrorKind::UnknownArgument && is_word && is_submit {
         narrate("A command to submit comes after two dashes: raftq submit -- echo hello");
+    }
+    if error.kind() == ErrorKind::InvalidUtf8 {
+        narrate("Words and RAFTQ_ADDRS are UTF-8. For other bytes: raftq submit --payload @FILE");
+    }
+    // Clap names the option, also for a value that nobody wrote on the command line.
+    let known = std::env::var("RAFTQ_ADDRS").ok();
+    if about(ContextKind::InvalidArg).starts_with("--addrs")
+        && known.is_some_and(|known| known == about(ContextKind::InvalidValue))
+    {
+        narrate("The value may be that of the environment: see RAFTQ_ADDRS, or unset it.");
     }
     if error.use_stderr() { Exit::Usage } else { Exit::Ok }
 }

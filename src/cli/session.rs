@@ -7,11 +7,14 @@ use crate::cli::exit::{Effect, Exit, Failure, exit_of};
 use crate::cli::submit::quote;
 use crate::cli::target::{Origin, Target};
 use crate::client::blocking::Client;
+use crate::client::client::CallOptions;
 use crate::client::error::Error;
 use crate::jobs::job::{JobView, NewJob, Status};
 use crate::node::clock;
 use crate::types::{Index, JobId, NodeId};
-use crate::wire::message::{ClusterStatus, Filter, LogLine, Refusal, Submitted, WorkerView};
+use crate::wire::message::{
+    ClusterStatus, Filter, LogLine, Refusal, Reply, Request, Submitted, WorkerView,
+};
 
 /// How long one request may take with all its retries, unless `--timeout` says otherwise.
 pub const REQUEST_TIME: Duration = Duration::from_secs(10);
@@ -34,13 +37,17 @@ impl Session {
     /// # Errors
     /// A [`Failure`] when the client library cannot start.
     pub fn open(target: Target, timeout: Option<Duration>, json: bool) -> Result<Self, Failure> {
-        let client = Client::builder()
+        let client = Self::client(&target, timeout.unwrap_or(REQUEST_TIME))?;
+        Ok(Self { client, target, timeout, json, was_answered: Cell::new(false) })
+    }
+
+    fn client(target: &Target, time: Duration) -> Result<Client, Failure> {
+        Client::builder()
             .seeds(target.addrs.iter().cloned())
-            .request_timeout(timeout.unwrap_or(REQUEST_TIME))
+            .request_timeout(time)
             .name(AGENT)
             .build()
-            .map_err(|error| failure_of(&error, Effect::Reads, &target))?;
-        Ok(Self { client, target, timeout, json, was_answered: Cell::new(false) })
+            .map_err(|error| failure_of(&error, Effect::Reads, target))
     }
 
     /// Makes an id for a new job.
@@ -120,7 +127,8 @@ impl Session {
         self.told(self.client.list(filter), Effect::Reads)
     }
 
-    /// Waits for jobs for at most `time` and returns them as they are then, in order.
+    /// Waits for jobs, at most [`crate::wire::message::WAIT_JOBS_MAX`], for at most `time`, and returns
+    /// them as they are then, in order. The answer comes within `limit`, or none does.
     ///
     /// # Errors
     /// A [`Failure`] of the request as a whole.
@@ -128,8 +136,14 @@ impl Session {
         &self,
         ids: &[JobId],
         time: Duration,
+        limit: Duration,
     ) -> Result<Vec<Result<JobView, Failure>>, Failure> {
-        let results = self.told(self.client.wait(ids, Some(time)), Effect::Reads)?;
+        let wait_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let request = Request::WaitJobs { ids: ids.to_vec(), wait_ms };
+        let answer = self.client.call(request, CallOptions::timeout(limit));
+        let Reply::Waited(results) = self.told(answer, Effect::Reads)? else {
+            return Err(Failure::new(Exit::Failure, "a node gave an answer to another question"));
+        };
         Ok(results.into_iter().map(|result| each(result, Effect::Reads)).collect())
     }
 
@@ -150,12 +164,34 @@ impl Session {
         self.told(self.client.workers(), Effect::Reads)
     }
 
+    /// Asks for the workers, for the sake of a remark: `None` when that takes longer than `limit`.
+    #[must_use]
+    pub fn workers_within(&self, limit: Duration) -> Option<Vec<WorkerView>> {
+        match self.client.call(Request::ListWorkers, CallOptions::timeout(limit)) {
+            Ok(Reply::Workers(workers)) => Some(workers),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
     /// Asks for the cluster: the leader's view, or one node's own where there is no leader.
     ///
     /// # Errors
     /// A [`Failure`].
     pub fn status(&self) -> Result<ClusterStatus, Failure> {
         self.told(self.client.cluster_status(), Effect::Reads)
+    }
+
+    /// Asks for the cluster as [`Self::status`] does, and takes no longer than `limit`.
+    ///
+    /// # Errors
+    /// A [`Failure`].
+    pub fn status_within(&self, limit: Duration) -> Result<ClusterStatus, Failure> {
+        if limit >= self.timeout.unwrap_or(REQUEST_TIME) {
+            return self.status();
+        }
+        // The time of a look belongs to a client, so that a shorter one takes a client of its own.
+        let client = Self::client(&self.target, limit)?;
+        self.told(client.cluster_status(), Effect::Reads)
     }
 
     /// Asks one node for entries of its log.
@@ -200,12 +236,14 @@ fn failure_of(error: &Error, effect: Effect, target: &Target) -> Failure {
     match error {
         Error::Refused { refusal, .. } => refused(refusal, effect),
         Error::Unknown(why) if effect == Effect::Writes => {
-            Failure::new(Exit::Unknown, format!("{why} (asked {asked})"))
+            Failure::new(Exit::Unknown, format!("{why} (nodes: {asked})"))
         }
-        Error::Unknown(why)
-        | Error::Unreachable(why)
-        | Error::NoLeader(why)
-        | Error::Timeout(why) => Failure::new(Exit::Unreachable, format!("{why} (asked {asked})")),
+        Error::Unknown(why) => {
+            Failure::new(Exit::Unreachable, format!("no answer {why} (nodes: {asked})"))
+        }
+        Error::Unreachable(_) | Error::NoLeader(_) | Error::Timeout(_) => {
+            Failure::new(Exit::Unreachable, format!("{error} (nodes: {asked})"))
+        }
         Error::Invalid(why) => Failure::usage(why.clone()),
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
+use crate::cli::exit::Failure;
 use crate::jobs::job::{JobView, Serves, Status};
 use crate::types::JobId;
 use crate::wire::message::{ClusterStatus, LogLine, NodeStatus, Submitted, WorkerView};
@@ -74,6 +75,59 @@ pub struct SubmittedShape {
 impl From<&Submitted> for SubmittedShape {
     fn from(submitted: &Submitted) -> Self {
         Self { id: submitted.id.to_string(), created: submitted.created }
+    }
+}
+
+/// What became of a job of a batch: one object of `submit --batch`. One that was refused, or whose
+/// outcome is unknown, has no id here: an id on stdout is one that was taken.
+#[derive(Clone, Debug, Serialize)]
+pub struct BatchShape {
+    id: Option<String>,
+    created: bool,
+    line: Number,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl BatchShape {
+    /// Makes it from the number of the job's line and what became of it.
+    #[must_use]
+    pub fn new(line: u64, result: &Result<Submitted, Failure>) -> Self {
+        let submitted = result.as_ref().ok();
+        Self {
+            id: submitted.map(|submitted| submitted.id.to_string()),
+            created: submitted.is_some_and(|submitted| submitted.created),
+            line: Number(line),
+            error: result.as_ref().err().map(|failure| failure.message.clone()),
+        }
+    }
+
+    /// Returns the id of a job that was taken.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// Returns the number of its line.
+    #[must_use]
+    pub fn line(&self) -> u64 {
+        self.line.0
+    }
+}
+
+/// A job that could not be waited for or cancelled: its object among those of `wait` and `cancel`.
+#[derive(Clone, Debug, Serialize)]
+pub struct FailedShape<'a> {
+    id: String,
+    status: Option<&'static str>,
+    error: &'a str,
+}
+
+impl<'a> FailedShape<'a> {
+    /// Makes it from the job and what went wrong; its status is not known.
+    #[must_use]
+    pub fn new(id: JobId, failure: &'a Failure) -> Self {
+        Self { id: id.to_string(), status: None, error: &failure.message }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The verb `submit`: one job from the command line (many are in [`crate::cli::batch`]).
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::path::PathBuf;
@@ -11,11 +12,17 @@ use crate::cli::batch;
 use crate::cli::deadline::Deadline;
 use crate::cli::exit::{Exit, Failure, Outcome, narrate};
 use crate::cli::jobs;
-use crate::cli::out::Out;
+use crate::cli::out::{Out, stdout_may_be_closed};
 use crate::cli::session::Session;
 use crate::cli::shape::{JobShape, SubmittedShape};
+use crate::cli::workers;
 use crate::jobs::job::{BODY_BYTES_MAX, Body, JobView, NewJob, Status};
 use crate::types::{JobId, QueueName};
+use crate::wire::message::Submitted;
+
+/// Bytes of one word of a command, at most: Linux's `MAX_ARG_STRLEN`, 128 KiB, less the zero byte at
+/// its end. A longer word fits into a job and can never be run, so that it is refused here.
+pub const WORD_BYTES_MAX: usize = (128 << 10) - 1;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,7 +35,17 @@ Examples:
 
 The id is printed once the job is on the disks of a majority of the nodes, never before. Exit code
 6 means that nobody knows whether it was taken: the message has the command that asks again, which
-is safe, because the same id is never taken twice.
+is safe, because the same id is never taken twice. Should the id not reach stdout (a full disk, a
+closed pipe), the exit code is 1 and the message names the job: it was taken all the same. A stdout
+closed from the start looks like /dev/null: then stderr names the job, and the exit code is 0.
+
+A batch prints a line for each job, in order: its id, or an empty line for one that was refused
+(stderr says which line of the batch that was, and why). Jobs that are waited for, all with --wait
+or those with \"wait\":true, print their output instead, after the ids and in order; stderr names each
+that did not complete. With --json each object of a job not waited for has its \"line\".
+Exit code 6, 7, 4, 2, 3, 1 or 8: the first of these that holds for any job, else 0.
+
+A word of a command has at most 131071 bytes, all of them together 1 MiB; so has a payload.
 
 Inside the command RAFTQ_JOB_ID, RAFTQ_ATTEMPT and RAFTQ_FENCE are set. A command can run twice:
 when its node is lost, another one starts it again with the next attempt and a higher fence.";
@@ -51,18 +68,18 @@ pub struct SubmitArgs {
     #[arg(long, value_name = "ID", conflicts_with = "batch")]
     pub id: Option<JobId>,
 
-    /// Wait until the job has ended and print its output; exit code 8 if it failed.
+    /// Wait until the job has ended and print its output instead of its id; exit code 8 if it failed.
     #[arg(long)]
     pub wait: bool,
 
     /// Bytes for a worker of your own that serves the queue: a text, the content of a file, or
-    /// (-) everything on stdin. Nodes run commands only.
+    /// (-) everything on stdin. Nodes run commands only: it waits until such a worker comes.
     #[arg(long, value_name = "TEXT|@FILE|-", allow_hyphen_values = true)]
     #[arg(conflicts_with = "batch")]
     pub payload: Option<String>,
 
     /// Many jobs, a JSON object a line, from a file or (-) stdin. If any line is wrong, nothing is
-    /// submitted.
+    /// submitted. A batch without a job is no mistake.
     #[arg(long, value_name = "FILE|-")]
     pub batch: Option<PathBuf>,
 }
@@ -81,42 +98,115 @@ pub fn run(args: &SubmitArgs, session: &Session, out: &mut Out) -> Outcome {
         queue: args.queue.clone(),
         body: body(args)?,
     };
-    if let Some(fault) = job.body.fault() {
+    if let Some(fault) = fault(&job.body) {
         return Err(Failure::usage(fault));
     }
     let id = job.id;
     let submitted = session.submit(job).map_err(|failure| explain(failure, id, args, session))?;
     if !args.wait {
-        let printed = if session.json() {
-            out.json(&SubmittedShape::from(&submitted))
-        } else {
-            out.line(&id.to_string())
-        };
-        return printed.and_then(|()| out.flush()).map(|()| Exit::Ok);
-    }
-    if io::stderr().is_terminal() {
+        print_id(&submitted, session, out)?;
+    } else if io::stderr().is_terminal() {
         narrate(&format!(
             "raftq: job {id} is taken; waiting for its end (ctrl-c leaves it running)"
         ));
     }
-    let job = jobs::wait_for_one(session, id, deadline)?;
-    print_end(&job, session.json(), out)
+    if args.payload.is_some() {
+        workers::warn_unserved(&BTreeSet::from([args.queue.clone()]), deadline, session);
+    }
+    if !args.wait {
+        return Ok(Exit::Ok);
+    }
+    let job = jobs::wait_for_one(session, id, deadline).map_err(|failure| {
+        // The job is there, whatever became of the wait: it has to be named.
+        let is_named = failure.exit == Exit::Unknown && failure.message.contains(&id.to_string());
+        let failure = once_taken(failure);
+        if is_named {
+            return failure;
+        }
+        let message = format!("job {id} was taken, and its end was not seen: {}", failure.message);
+        Failure::new(failure.exit, message)
+            .hint(format!("Wait on: {} wait {id}", session.program()))
+    })?;
+    print_end(&job, session, out)
+}
+
+/// Prints the id of a job that was taken; where that is impossible, it is said on stderr.
+fn print_id(submitted: &Submitted, session: &Session, out: &mut Out) -> Result<(), Failure> {
+    let id = submitted.id;
+    let printed = if session.json() {
+        out.json(&SubmittedShape::from(submitted))
+    } else {
+        out.line(&id.to_string())
+    };
+    printed.and_then(|()| out.flush()).map_err(|failure| {
+        let why = failure.message;
+        Failure::new(Exit::Failure, format!("job {id} was taken, and its id not printed: {why}"))
+            .hint(format!("Ask for it: {} get {id}", session.program()))
+    })?;
+    if stdout_may_be_closed() {
+        narrate(&format!("raftq: job {id} was taken; stdout is closed or /dev/null"));
+    }
+    Ok(())
+}
+
+/// Turns the failure of a wait into what it means for a job that was taken: nobody was reached to ask how
+/// it ends, so that its outcome is unknown. Exit code 4 would say that nothing will happen.
+#[must_use]
+pub fn once_taken(failure: Failure) -> Failure {
+    match failure.exit {
+        Exit::Unreachable => Failure { exit: Exit::Unknown, ..failure },
+        Exit::Ok
+        | Exit::Failure
+        | Exit::Usage
+        | Exit::NotFound
+        | Exit::Unhealthy
+        | Exit::Unknown
+        | Exit::Denied
+        | Exit::JobFailed => failure,
+    }
+}
+
+/// Says why this is no body of a job, or none that a node could run.
+#[must_use]
+pub fn fault(body: &Body) -> Option<String> {
+    let too_long = match body {
+        Body::Command(words) => {
+            words.iter().enumerate().find(|(_, word)| word.len() > WORD_BYTES_MAX)
+        }
+        Body::Payload(_) => None,
+    };
+    body.fault().or(too_long.map(|(at, word)| {
+        format!(
+            "word {} of the command has {} bytes; Linux starts no program with a word of more than \
+             {WORD_BYTES_MAX}: put it into a file that the command reads",
+            at + 1,
+            word.len()
+        )
+    }))
+}
+
+/// Prints what a job left behind: its output as it is, or one JSON object.
+///
+/// # Errors
+/// A [`Failure`] of stdout, that names the job.
+pub fn print_output(job: &JobView, json: bool, out: &mut Out) -> Result<(), Failure> {
+    let printed = if json { out.json(&JobShape::from(job)) } else { out.bytes(&job.output) };
+    printed.and_then(|()| out.flush()).map_err(|failure| {
+        let why = format!("its output was not printed: {}", failure.message);
+        Failure { message: format!("{}; {why}", jobs::describe_end(job)), ..failure }
+    })?;
+    if job.output_cut && !json {
+        let id = job.id;
+        narrate(&format!("raftq: only the last 16 KiB of the output of job {id} are kept"));
+    }
+    Ok(())
 }
 
 /// Prints what a job left behind, and says how it ended.
-///
-/// # Errors
-/// A [`Failure`] of stdout, or that the job failed.
-fn print_end(job: &JobView, json: bool, out: &mut Out) -> Outcome {
-    if json {
-        out.json(&JobShape::from(job))?;
-    } else {
-        out.bytes(&job.output)?;
-    }
-    out.flush()?;
-    if job.output_cut && !json {
-        narrate("raftq: the beginning of the output was dropped, only its last 16 KiB are kept");
-    }
+fn print_end(job: &JobView, session: &Session, out: &mut Out) -> Outcome {
+    print_output(job, session.json(), out).map_err(|failure| {
+        failure.hint(format!("Ask for it: {} get {}", session.program(), job.id))
+    })?;
     if job.status == Status::Completed {
         return Ok(Exit::Ok);
     }

@@ -99,6 +99,12 @@ pub fn address(text: &str) -> Result<String, String> {
     let wrong = |why: &str| {
         format!("`{text}` is no address ({why}): write HOST:PORT, such as 127.0.0.1:7101")
     };
+    if text.contains("://") {
+        return Err(wrong("a scheme stands before it"));
+    }
+    if text.contains(char::is_whitespace) {
+        return Err(wrong("there is a space in it; a list has commas"));
+    }
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, port) =
