@@ -42,6 +42,18 @@ fn durations_have_units() {
 }
 
 #[test]
+fn numbers_are_digits() {
+    assert_eq!(values::number("0"), Ok(0));
+    assert_eq!(values::number("18446744073709551615"), Ok(u64::MAX));
+    assert!(values::number("18446744073709551616").unwrap_err().contains("at most"));
+    for wrong in ["", "-1", "+1", "1.5", "1e3", "0x10", " 1", "x", "\u{661}"] {
+        assert!(values::number(wrong).unwrap_err().contains("digits only"), "{wrong:?}");
+    }
+    assert_eq!(values::count("1"), Ok(1));
+    assert!(values::count("0").unwrap_err().contains("at least 1"));
+}
+
+#[test]
 fn a_time_limit_of_nothing_is_refused() {
     assert!(values::limit("0ms").is_err());
     assert_eq!(values::limit("1ms"), Ok(Duration::from_millis(1)));

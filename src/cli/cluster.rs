@@ -12,6 +12,7 @@ use crate::cli::exit::{Exit, Failure, Outcome, narrate};
 use crate::cli::out::{Column, Out, Table, plain};
 use crate::cli::session::Session;
 use crate::cli::shape::{ClusterShape, Number};
+use crate::cli::values;
 use crate::types::{Index, NodeId};
 use crate::wire::message::{ClusterStatus, NodeStatus};
 
@@ -75,7 +76,7 @@ pub struct ReadyArgs {
 pub struct TransferArgs {
     /// To this node; without it, to the one whose log is furthest.
     #[arg(long, value_name = "ID", allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(value_parser = values::count)]
     pub to: Option<u64>,
 }
 

@@ -10,6 +10,7 @@ use crate::cli::out::{Column, Out, Table, moment, or_nothing, plain};
 use crate::cli::session::{REQUEST_TIME, Session};
 use crate::cli::shape::{CancelledShape, FailedShape, JobShape};
 use crate::cli::submit::quote;
+use crate::cli::values;
 use crate::jobs::job::{Body, JobView, Status};
 use crate::node::clock;
 use crate::types::{JobId, QueueName, WorkerId};
@@ -61,7 +62,7 @@ pub struct ListArgs {
 
     /// At most so many.
     #[arg(long, value_name = "N", default_value_t = 100)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..), allow_negative_numbers = true)]
+    #[arg(value_parser = values::count, allow_negative_numbers = true)]
     pub limit: u64,
 
     /// Only jobs after this one: the next page.

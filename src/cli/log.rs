@@ -6,6 +6,7 @@ use crate::cli::exit::{Exit, Outcome};
 use crate::cli::out::{Column, Out, Table, moment};
 use crate::cli::session::Session;
 use crate::cli::shape::LogShape;
+use crate::cli::values;
 use crate::types::Index;
 use crate::wire::message::LogLine;
 
@@ -32,12 +33,12 @@ pub enum LogVerb {
 pub struct LogListArgs {
     /// The first index wanted; without it, the newest entries. What a snapshot has replaced is gone:
     /// then the list begins with the oldest entry there is.
-    #[arg(long, value_name = "INDEX", allow_negative_numbers = true)]
+    #[arg(long, value_name = "INDEX", value_parser = values::number, allow_negative_numbers = true)]
     pub from: Option<u64>,
 
     /// At most so many.
     #[arg(long, value_name = "N", default_value_t = 20)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..), allow_negative_numbers = true)]
+    #[arg(value_parser = values::count, allow_negative_numbers = true)]
     pub limit: u64,
 }
 

@@ -28,7 +28,7 @@ The log goes to stderr; RUST_LOG=debug says more.";
 #[command(after_help = EXAMPLES)]
 pub struct NodeArgs {
     /// This node's number, 1 or more; each node of a cluster has its own, for ever.
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = values::number, allow_negative_numbers = true)]
     pub id: u64,
 
     /// Where to listen: for other nodes, clients, `nc` and `curl` alike.
@@ -78,6 +78,7 @@ pub struct NodeArgs {
         long,
         value_name = "N",
         default_value_t = 100_000,
+        value_parser = values::number,
         allow_negative_numbers = true,
         help_heading = "Limits of the cluster"
     )]

@@ -14,6 +14,30 @@ pub const ADDRESSES_MAX: usize = 64;
 /// The longest host name (RFC 1035 has 253 characters).
 const HOST_BYTES_MAX: usize = 253;
 
+/// Parses a whole number.
+///
+/// # Errors
+/// A text for the user when it is none, or does not fit 64 bits.
+pub fn number(text: &str) -> Result<u64, String> {
+    let is_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse() {
+        Ok(number) if is_digits => Ok(number),
+        Err(_) if is_digits => Err(format!("at most {}", u64::MAX)),
+        Ok(_) | Err(_) => Err("that is no whole number: write digits only".into()),
+    }
+}
+
+/// Parses a number of 1 or more.
+///
+/// # Errors
+/// A text for the user.
+pub fn count(text: &str) -> Result<u64, String> {
+    match number(text)? {
+        0 => Err("at least 1".into()),
+        count => Ok(count),
+    }
+}
+
 /// Parses a duration: `500ms`, `5s`, `2m`, `1h`, or several in a row, `1m30s`.
 ///
 /// # Errors
