@@ -2,11 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails has to fail its test")]
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A node that sleeps until it is told to end, and a command line that says what is expected.
@@ -85,6 +86,19 @@ impl Place {
         fs::read_to_string(file).unwrap().trim().to_owned()
     }
 
+    /// The processes that run as nodes of this place, whatever the pid files say.
+    fn nodes(&self) -> Vec<String> {
+        let state = self.state().display().to_string();
+        let is_node = |pid: &String| {
+            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words).into_owned();
+            words.contains("\0node\0") && words.contains(&format!("\0--data\0{state}"))
+        };
+        let names = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
+        let names = names.filter_map(|name| name.into_string().ok());
+        names.filter(|name| name.parse::<u32>().is_ok()).filter(is_node).collect()
+    }
+
     fn states(&self) -> Vec<String> {
         let states = self.run(&["status"]);
         let states = String::from_utf8(states.stdout).unwrap();
@@ -101,13 +115,8 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        for id in 1..=3 {
-            let file = self.state().join(format!("node{id}/pid"));
-            let Ok(pid) = fs::read_to_string(file) else { continue };
-            let words = fs::read(format!("/proc/{}/cmdline", pid.trim())).unwrap_or_default();
-            if String::from_utf8_lossy(&words).contains("stand in") {
-                Command::new("kill").args(["-9", pid.trim()]).status().ok();
-            }
+        for pid in self.nodes() {
+            Command::new("kill").args(["-9", &pid]).status().ok();
         }
         fs::remove_dir_all(&self.dir).ok();
     }
@@ -169,10 +178,9 @@ fn killed_node_is_dead_and_restart_brings_it_back() {
     place.ok(&["kill", "2"]);
     assert!(!lives(&pid));
     assert_eq!(place.states(), ["running", "dead", "running"]);
-    assert_eq!(
-        place.refused(&["kill", "2"]),
-        (Some(1), "cluster.sh: node 2 does not run\n".into())
-    );
+    let (code, text) = place.refused(&["kill", "2"]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("node 2 does not run") && text.contains("restart 2"), "{text}");
     place.ok(&["restart", "2"]);
     assert_eq!(place.states(), ["running"; 3]);
     assert_ne!(place.pid(2), pid);
@@ -202,33 +210,176 @@ fn stop_ends_paused_and_stubborn_nodes_too() {
 }
 
 #[test]
-fn pid_of_another_program_is_never_touched() {
+fn lost_and_wrong_pid_files_mislead_nobody() {
     let place = Place::new();
     place.ok(&["3"]);
-    place.ok(&["stop"]);
     let mut stranger = Command::new("sleep").arg("600").spawn().unwrap();
-    fs::write(place.state().join("node1/pid"), format!("{}\n", stranger.id())).unwrap();
-    assert_eq!(place.refused(&["kill", "1"]).0, Some(1));
+    let file = |id: u32| place.state().join(format!("node{id}/pid"));
+    fs::remove_file(file(1)).unwrap();
+    fs::write(file(2), format!("{}\n", stranger.id())).unwrap();
+    fs::write(file(3), "none of your business").unwrap();
+    assert_eq!(place.states(), ["running"; 3]);
+    assert_eq!(place.refused(&["clean"]).0, Some(1));
+    place.ok(&["kill", "2"]);
+    assert_eq!(place.states(), ["running", "dead", "running"]);
     place.ok(&["stop"]);
-    assert!(stranger.try_wait().unwrap().is_none(), "the stranger was ended");
+    assert!(place.nodes().is_empty(), "somebody is still there");
+    fs::write(file(1), format!("{}\n", stranger.id())).unwrap();
     place.ok(&["3"]);
     assert_eq!(place.states(), ["running"; 3], "a stale pid keeps no node from starting");
+    fs::remove_dir_all(place.state()).unwrap();
+    assert_eq!(place.refused(&["clean"]).0, Some(1), "they run, even if nothing is left of them");
+    assert_eq!(place.refused(&["3"]).0, Some(1), "nor are they taken for a new cluster");
+    place.ok(&["stop"]);
+    assert!(place.nodes().is_empty(), "somebody is still there");
     assert!(stranger.try_wait().unwrap().is_none(), "the stranger was ended");
     stranger.kill().unwrap();
     stranger.wait().unwrap();
 }
 
 #[test]
-fn busy_port_is_named_and_nothing_is_started() {
+fn clean_spares_a_directory_that_somebody_holds() {
+    let place = Place::new();
+    place.ok(&["3"]);
+    place.ok(&["stop"]);
+    let data = place.state().join("node2/data");
+    fs::create_dir(&data).unwrap();
+    let lock = File::create(data.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let (code, text) = place.refused(&["clean"]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("node2/data") && text.contains("lslocks"), "{text}");
+    drop(lock);
+    place.ok(&["clean"]);
+}
+
+#[test]
+fn starts_at_the_same_moment_make_one_cluster() {
+    let place = Place::new();
+    let starts = [(); 3].map(|()| {
+        place.command(&["3"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    });
+    for start in starts {
+        let output = start.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    let mut nodes = place.nodes();
+    let mut known = [1, 2, 3].map(|id| place.pid(id)).to_vec();
+    nodes.sort();
+    known.sort();
+    assert_eq!(nodes, known);
+}
+
+#[test]
+fn call_waits_for_another_and_gives_up_in_the_end() {
+    let place = Place::new();
+    place.ok(&["3"]);
+    let pids = place.nodes();
+    let mark = File::open(place.state().join("raftq-cluster")).unwrap();
+    match mark.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => panic!("the nodes hold the lock of the script"),
+        Err(TryLockError::Error(error)) => panic!("{error}"),
+    }
+    for verb in [&["3"][..], &["stop"], &["kill", "1"], &["pause", "1"], &["restart", "1"]] {
+        let output = place.command(verb).env("LOCK_SECONDS", "1").output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{verb:?}");
+        assert!(said(&output).contains("still at work"), "{}", said(&output));
+    }
+    assert_eq!(place.states(), ["running"; 3], "who only looks need not wait");
+    assert_eq!(place.nodes(), pids);
+    let mut stop = place.command(&["stop"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    let mut told = BufReader::new(stop.stderr.take().unwrap());
+    told.read_line(&mut line).unwrap();
+    assert!(line.contains("waiting"), "{line}");
+    drop(mark);
+    assert!(stop.wait().unwrap().success());
+    assert!(place.nodes().is_empty(), "somebody is still there");
+}
+
+#[test]
+fn busy_port_is_named_and_nothing_is_written() {
     let place = Place::new();
     let held = TcpListener::bind(("127.0.0.1", place.port + 1)).unwrap();
     let (code, text) = place.refused(&["3"]);
     assert_eq!(code, Some(1));
     assert!(text.contains(&format!("port {} (node 2) is taken", place.port + 1)), "{text}");
     assert!(text.contains("BASE_PORT="), "{text}");
-    assert!(!place.state().join("node1/pid").exists(), "node 1 was started all the same");
+    assert!(!place.state().exists(), "the advice would lead nowhere");
+    let other = place.command(&["3"]).env("BASE_PORT", three_free_ports().to_string()).output();
+    let other = other.unwrap();
+    assert!(other.status.success(), "{}", said(&other));
     drop(held);
+}
+
+#[test]
+fn what_the_caller_has_open_stays_out_of_the_nodes() {
+    let place = Place::new();
+    let open = place.dir.join("open");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/cluster.sh");
+    let command = place.command(&[]);
+    let args = command.get_args().map(ToOwned::to_owned).collect::<Vec<_>>();
+    assert_eq!(args, [script.as_os_str()]);
+    let mut caller = Command::new("bash");
+    caller.args(["-c", "exec 3<>open 7>>open 42>>open; exec bash \"$0\" 3"]).args(args);
+    caller.current_dir(&place.dir);
+    caller.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = caller.output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let nodes = place.nodes();
+    assert_eq!(nodes.len(), 3);
+    for pid in nodes {
+        let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        let files: Vec<_> = links.filter_map(|link| fs::read_link(link.path()).ok()).collect();
+        assert!(files.iter().any(|file| file.ends_with("log")), "{files:?}");
+        assert!(!files.contains(&open), "{files:?}");
+        assert!(!files.iter().any(|file| file.ends_with("raftq-cluster")), "{files:?}");
+    }
+}
+
+#[test]
+fn other_shell_and_a_symbolic_link_do() {
+    let place = Place::new();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/cluster.sh");
+    symlink(script, place.dir.join("link")).unwrap();
     place.ok(&["3"]);
+    let mut command = Command::new("sh");
+    command.args(["link", "addrs"]).current_dir(&place.dir).env("CLUSTER_DIR", "my cluster");
+    let output = command.output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), place.addrs(), "{}", said(&output));
+}
+
+#[test]
+fn real_nodes_are_found_and_ended_without_a_pid_file() {
+    let place = Place::new();
+    let real = |args: &[&str]| {
+        let mut command = place.command(args);
+        command
+            .env("RAFTQ", env!("CARGO_BIN_EXE_raftq"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        command
+    };
+    let starts = [(); 2].map(|()| real(&["3"]).spawn().unwrap());
+    for start in starts {
+        let output = start.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    assert_eq!(place.nodes().len(), 3);
+    for id in 1..=3 {
+        fs::remove_file(place.state().join(format!("node{id}/pid"))).unwrap();
+    }
+    fs::rename(place.state(), place.dir.join("moved")).unwrap();
+    let moved = real(&["clean"]).env("CLUSTER_DIR", place.dir.join("moved")).output().unwrap();
+    assert_eq!(moved.status.code(), Some(1), "{}", said(&moved));
+    assert!(said(&moved).contains("lslocks"), "{}", said(&moved));
+    fs::rename(place.dir.join("moved"), place.state()).unwrap();
+    assert_eq!(real(&["clean"]).output().unwrap().status.code(), Some(1));
+    let stopped = real(&["stop"]).output().unwrap();
+    assert!(said(&stopped).contains("stopped: 1 2 3"), "{}", said(&stopped));
+    assert!(place.nodes().is_empty(), "somebody is still there");
+    assert!(real(&["clean"]).output().unwrap().status.success());
 }
 
 #[test]
@@ -285,8 +436,12 @@ fn cluster_keeps_its_size_and_its_ports() {
 fn wrong_words_are_refused_with_the_way_out() {
     let place = Place::new();
     assert_eq!(place.refused(&["frobnicate"]).0, Some(2));
-    assert_eq!(place.refused(&["8"]).0, Some(2));
-    assert_eq!(place.refused(&["0"]).0, Some(2));
+    for wrong in [&["8"][..], &["0"], &["100000"], &["3x"], &[""], &["3", "4"], &["stop", "3"]] {
+        assert_eq!(place.refused(wrong).0, Some(2), "{wrong:?}");
+    }
+    let no_program = place.command(&["3"]).env("RAFTQ", "/nowhere").output().unwrap();
+    assert_eq!(no_program.status.code(), Some(2), "{}", said(&no_program));
+    assert!(!place.state().exists(), "nothing is written before all is well");
     assert_eq!(place.refused(&["leader"]).0, Some(4), "no cluster has no leader");
     let (code, text) = place.refused(&["kill", "1"]);
     assert_eq!(code, Some(1));
