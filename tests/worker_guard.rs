@@ -207,6 +207,19 @@ fn command_with_a_word_too_long_for_the_system_fails_with_a_short_reason() {
 }
 
 #[test]
+fn argument_above_the_limit_of_the_system_is_named_with_the_limit() {
+    let mut guard = Guard::new("argument");
+    let longest = "x".repeat((128 << 10) - 1);
+    assert!(guard.run(&["true", "short", &longest]).completed);
+    guard.start(2, &["true", "short", &format!("{longest}x")]);
+    let (verdict, taken) = guard.ended(2);
+    let error = "cannot start 'true': argument 2 is too long: 131072 bytes, and the system takes \
+                 131071 at most";
+    assert_eq!((verdict.error.as_deref(), taken), (Some(error), false));
+    assert_eq!((verdict.completed, verdict.exit_code), (false, None));
+}
+
+#[test]
 fn command_killed_by_a_signal_fails_with_its_name() {
     let verdict = Guard::new("signal").run(&["sh", "-c", "kill -9 $$"]);
     assert_eq!((verdict.completed, verdict.exit_code), (false, None));

@@ -1,277 +1,30 @@
-//! The built-in worker with real commands and a leader played by the test.
+//! The built-in worker's life: what it registers, begins, reports and gives back.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail by it, in its helpers too")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    reason = "a test that meets the unexpected fails there; its module is no library"
+)]
 
-use std::fs;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard};
+#[expect(dead_code, reason = "shared with the tests of guards that die")]
+mod worker_world;
+
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use async_std::channel::{self, Sender};
+use async_std::channel;
 use async_std::task;
-use futures::future::{BoxFuture, FutureExt, pending, ready};
-use raftq::jobs::command::{Registration, Release, StatusUpdate};
 use raftq::jobs::job::{Assignment, Body, Serves};
 use raftq::replica::view::Notice;
-use raftq::types::{Fence, Incarnation, JobId, QueueName, Term, WorkerId};
-use raftq::wire::message::{Code, Refusal};
+use raftq::types::{Fence, Incarnation, JobId, WorkerId};
+use raftq::wire::message::Code;
 use raftq::worker::clock::Moment;
-use raftq::worker::reports::{ReportError, Reports};
-use raftq::worker::runner::{BuiltIn, BuiltInConfig, StopReport, start};
-use rustix::process::{Pid, Signal, kill_process};
+use raftq::worker::runner::{BuiltInConfig, StopReport, start};
+use rustix::process::Pid;
 
-/// How long anything may take before the test fails; far above what it takes.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// How the played leader treats a call.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-enum Mood {
-    #[default]
-    Answers,
-    /// Says that it cannot now.
-    Fails,
-    /// Says nothing at all.
-    Silent,
-    /// Says that this start of the worker is void.
-    Supersedes,
-}
-
-#[derive(Default)]
-struct State {
-    /// What the worker said, in order, in a few words.
-    said: Vec<String>,
-    registrations: Vec<Registration>,
-    heartbeats: Vec<(Moment, Incarnation, bool)>,
-    updates: Vec<Vec<StatusUpdate>>,
-    releases: Vec<Release>,
-    announced: Vec<Incarnation>,
-    register: Mood,
-    heartbeat: Mood,
-    update: Mood,
-    release: Mood,
-    /// Reports answered with this code.
-    refuse: Option<(Fence, Code)>,
-    deaf_announces: usize,
-}
-
-impl State {
-    /// Every report that was answered or not, each fence once, in order of arrival.
-    fn reported(&self) -> Vec<&StatusUpdate> {
-        let mut reported: Vec<&StatusUpdate> = Vec::new();
-        for update in self.updates.iter().flatten() {
-            if reported.iter().all(|known| known.fence != update.fence) {
-                reported.push(update);
-            }
-        }
-        reported
-    }
-
-    fn released(&self) -> Vec<u64> {
-        let jobs = self.releases.iter().flat_map(|release| &release.jobs);
-        let mut fences: Vec<_> = jobs.map(|(_, fence)| fence.0).collect();
-        fences.sort_unstable();
-        fences.dedup();
-        fences
-    }
-}
-
-#[derive(Clone, Default)]
-struct Leader(Arc<Mutex<State>>);
-
-impl Leader {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
-    }
-}
-
-fn answer<T: Send + 'static>(mood: Mood, yes: T) -> BoxFuture<'static, Result<T, ReportError>> {
-    let no = |superseded| ReportError { superseded, text: "no".into() };
-    match mood {
-        Mood::Answers => ready(Ok(yes)).boxed(),
-        Mood::Fails => ready(Err(no(false))).boxed(),
-        Mood::Silent => pending().boxed(),
-        Mood::Supersedes => ready(Err(no(true))).boxed(),
-    }
-}
-
-impl Reports for Leader {
-    fn register(&self, registration: Registration) -> BoxFuture<'static, Result<(), ReportError>> {
-        let mut state = self.state();
-        state.said.push(format!("register {}", registration.incarnation));
-        state.registrations.push(registration);
-        answer(state.register, ())
-    }
-
-    fn heartbeat(
-        &self,
-        _worker: WorkerId,
-        incarnation: Incarnation,
-        draining: bool,
-    ) -> BoxFuture<'static, Result<Term, ReportError>> {
-        let mut state = self.state();
-        state.heartbeats.push((Moment::now(), incarnation, draining));
-        answer(state.heartbeat, Term(1))
-    }
-
-    fn update(
-        &self,
-        updates: Vec<StatusUpdate>,
-    ) -> BoxFuture<'static, Result<Vec<Result<(), Refusal>>, ReportError>> {
-        let mut state = self.state();
-        let refuse = state.refuse;
-        let judge = |update: &StatusUpdate| match refuse {
-            Some((fence, code)) if fence == update.fence => {
-                let message = "refused by the test".into();
-                Err(Refusal { code, message, unknown: false, retry_after_ms: None, leader: None })
-            }
-            Some(_) | None => Ok(()),
-        };
-        let results = updates.iter().map(judge).collect();
-        state.said.push(format!("update {}", updates.len()));
-        state.updates.push(updates);
-        answer(state.update, results)
-    }
-
-    fn release(&self, release: Release) -> BoxFuture<'static, Result<(), ReportError>> {
-        let mut state = self.state();
-        state.said.push(format!("release {} leaving {}", release.jobs.len(), release.leaving));
-        state.releases.push(release);
-        answer(state.release, ())
-    }
-}
-
-struct World {
-    leader: Leader,
-    worker: Option<BuiltIn>,
-    notices: Sender<Notice>,
-    folder: PathBuf,
-}
-
-impl World {
-    fn new(name: &str, slots: u32, grace: Duration) -> Self {
-        Self::with(name, slots, grace, State::default())
-    }
-
-    fn with(name: &str, slots: u32, grace: Duration, state: State) -> Self {
-        let folder =
-            std::env::temp_dir().join(format!("raftq-runner-{name}-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let leader = Leader(Arc::new(Mutex::new(state)));
-        let (notices, heard) = channel::bounded(64);
-        let config = BuiltInConfig {
-            worker: WorkerId::new("node-1").unwrap(),
-            slots,
-            guard: env!("CARGO_BIN_EXE_raftq").into(),
-            guard_args: vec!["guard".into()],
-            grace,
-            seed: 7,
-        };
-        let replica = leader.clone();
-        let announce = move |incarnation: Incarnation| {
-            let mut state = replica.state();
-            if state.deaf_announces > 0 {
-                state.deaf_announces -= 1;
-                return false;
-            }
-            state.said.push(format!("announce {incarnation}"));
-            state.announced.push(incarnation);
-            true
-        };
-        let reports = Arc::new(leader.clone());
-        let worker = start(config, reports, Box::new(announce), heard).unwrap();
-        let world = Self { leader, worker: Some(worker), notices, folder };
-        world.until("the replica was told of the start", |state| !state.announced.is_empty());
-        world
-    }
-
-    fn worker(&self) -> &BuiltIn {
-        self.worker.as_ref().unwrap()
-    }
-
-    fn until(&self, what: &str, mut holds: impl FnMut(&State) -> bool) {
-        let start = Moment::now();
-        while !holds(&self.leader.state()) {
-            if Moment::now().since(start) >= PATIENCE {
-                panic!("in vain: {what}; said: {:?}", self.leader.state().said);
-            }
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    fn tell(&self, notice: Notice) {
-        task::block_on(self.notices.send(notice)).unwrap();
-    }
-
-    fn assignment(&self, fence: u64, script: &str) -> Assignment {
-        let script = format!("cd '{}'; {script}", self.folder.display());
-        Assignment {
-            id: JobId([u8::try_from(fence).unwrap(); 16]),
-            queue: QueueName::default(),
-            attempt: 1,
-            fence: Fence(fence),
-            body: Body::Command(vec!["sh".into(), "-c".into(), script]),
-        }
-    }
-
-    fn begin(&self, fence: u64, script: &str) {
-        let assignment = self.assignment(fence, script);
-        self.tell(Notice::Begin { incarnation: self.worker().incarnation(), assignment });
-    }
-
-    fn end(&self, fence: u64) {
-        let incarnation = self.worker().incarnation();
-        let job = JobId([u8::try_from(fence).unwrap(); 16]);
-        self.tell(Notice::End { incarnation, job, fence: Fence(fence) });
-    }
-
-    fn reported(&self, count: usize) -> Vec<StatusUpdate> {
-        self.until(&format!("{count} reports"), |state| state.reported().len() >= count);
-        self.leader.state().reported().into_iter().cloned().collect()
-    }
-
-    fn pid_in(&self, file: &str) -> Pid {
-        let path = self.folder.join(file);
-        let mut pid = None;
-        self.until(&format!("{} holds a process number", path.display()), |_| {
-            let text = fs::read_to_string(&path).unwrap_or_default();
-            pid =
-                text.strip_suffix('\n').and_then(|line| line.parse().ok()).and_then(Pid::from_raw);
-            pid.is_some()
-        });
-        pid.unwrap()
-    }
-
-    fn gone(&self, pid: Pid) {
-        self.until(&format!("{pid:?} is gone"), |_| !lives(pid));
-    }
-
-    fn file(&self, name: &str) -> String {
-        fs::read_to_string(self.folder.join(name)).unwrap_or_default()
-    }
-
-    fn touch(&self, name: &str) {
-        fs::write(self.folder.join(name), "").unwrap();
-    }
-
-    fn stop(&mut self) -> StopReport {
-        task::block_on(self.worker.take().unwrap().stop())
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        self.worker = None;
-        fs::remove_dir_all(&self.folder).unwrap();
-    }
-}
-
-fn lives(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).unwrap_or_default();
-    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
-}
-
-const GRACE: Duration = Duration::from_secs(10);
+use worker_world::{GRACE, Leader, Mood, PATIENCE, State, World, lives};
 
 #[test]
 fn worker_started_announces_registers_and_sends_heartbeats() {
@@ -605,7 +358,7 @@ fn stop_lets_commands_end_and_gives_back_what_waits() {
     world.until("it says that it drains", |state| state.heartbeats.iter().any(|beat| beat.2));
     world.touch("go");
     let report = task::block_on(stopping);
-    assert_eq!(report, StopReport { ended: 1, released: 1, unreported: 0 });
+    assert_eq!(report, StopReport { ended: 1, released: 1, lost: 0, unreported: 0 });
     assert_eq!(world.reported(1)[0].verdict.output, "whole\n");
     assert_eq!(world.file("log"), "");
     assert_eq!(world.leader.state().said.last().unwrap(), "release 0 leaving true");
@@ -621,7 +374,7 @@ fn stop_ends_what_outlasts_the_grace_and_gives_it_back() {
     );
     let pids = [world.pid_in("deaf"), world.pid_in("kind")];
     let report = world.stop();
-    assert_eq!(report, StopReport { ended: 0, released: 2, unreported: 0 });
+    assert_eq!(report, StopReport { ended: 0, released: 2, lost: 0, unreported: 0 });
     assert!(!pids.into_iter().any(lives));
     assert_eq!(world.file("tidy"), "tidied\n");
     let state = world.leader.state();
@@ -641,7 +394,7 @@ fn stop_without_a_leader_ends_within_its_bounds_and_leaves_nothing_running() {
     }
     let start = Moment::now();
     let report = world.stop();
-    assert_eq!(report, StopReport { ended: 0, released: 0, unreported: 1 });
+    assert_eq!(report, StopReport { ended: 0, released: 0, lost: 0, unreported: 1 });
     assert!(Moment::now().since(start) < Duration::from_secs(6));
     assert!(!lives(pid));
 }
@@ -666,33 +419,18 @@ fn worker_dropped_ends_its_commands_and_says_nothing() {
 }
 
 #[test]
-fn guard_killed_loses_no_job_and_leaves_no_command() {
-    let world = World::new("beheaded", 2, GRACE);
-    world.begin(
-        1,
-        "echo $PPID > guard; trap '' TERM; echo $$ > pid; \
-         (setsid sh -c 'echo $$ > child; sleep 600; :' &); sleep 600; :",
-    );
-    let (guard, pid, child) = (world.pid_in("guard"), world.pid_in("pid"), world.pid_in("child"));
-    kill_process(guard, Signal::KILL).unwrap();
-    world.until("the job is given back", |state| state.released() == [1]);
-    assert!(!lives(pid) && !lives(child), "given back only when its processes are gone");
-    world.begin(2, "echo again");
-    let report = &world.reported(1)[0];
-    assert_eq!((report.fence, report.verdict.output.as_ref()), (Fence(2), b"again\n".as_slice()));
-    assert_eq!(world.leader.state().registrations.len(), 1, "the start is still good");
-}
-
-#[test]
-fn guard_frozen_is_replaced() {
-    let world = World::new("stunned", 1, GRACE);
-    world.begin(1, "echo $PPID > guard; echo $$ > pid; exec sleep 600");
-    let (guard, pid) = (world.pid_in("guard"), world.pid_in("pid"));
-    kill_process(guard, Signal::STOP).unwrap();
-    world.until("the job is given back", |state| state.released() == [1]);
-    assert!(!lives(pid) && !lives(guard));
-    world.begin(2, "echo again");
-    world.reported(1);
+fn leader_changed_hears_at_once_that_the_worker_lives() {
+    let world = World::new("inaugural", 1, GRACE);
+    world.until("a heartbeat", |state| !state.heartbeats.is_empty());
+    // The next one is due in a second; what is on its way to the former leader is not waited for.
+    let (count, last) = {
+        let state = world.leader.state();
+        (state.heartbeats.len(), state.heartbeats.last().unwrap().0)
+    };
+    world.tell(Notice::Leader);
+    world.until("another heartbeat", |state| state.heartbeats.len() > count);
+    let since = world.leader.state().heartbeats[count].0.since(last);
+    assert!(since < Duration::from_millis(800), "{since:?}");
 }
 
 #[test]
@@ -702,6 +440,7 @@ fn guard_that_cannot_be_started_is_told_at_once() {
         slots: 1,
         guard: "/no/such/program".into(),
         guard_args: Vec::new(),
+        adopts: false,
         grace: GRACE,
         seed: 7,
     };
@@ -720,6 +459,7 @@ fn guard_that_never_lives_makes_the_worker_drain() {
         slots: 1,
         guard: "true".into(),
         guard_args: Vec::new(),
+        adopts: false,
         grace: GRACE,
         seed: 7,
     };

@@ -270,6 +270,7 @@ fn start_worker(
         slots: config.slots,
         guard,
         guard_args: vec!["guard".into()],
+        adopts: true,
         grace: config.grace,
         seed: fastrand::u64(..),
     };

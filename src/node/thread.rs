@@ -21,7 +21,7 @@ use crate::replica::core::Replica;
 use crate::replica::input::{Input, Output, Turn};
 use crate::replica::view::Notice;
 use crate::storage::threads::{Event, Storage};
-use crate::types::{Incarnation, NodeId, TICK_MS, WorkerId};
+use crate::types::{Incarnation, NodeId, TICK_MS, Term, WorkerId};
 use crate::wire::message::Request;
 
 /// Peer messages taken in one turn, at most; the rest waits for the next one.
@@ -74,6 +74,8 @@ struct Loop {
     inputs: Vec<Input<ReplyTo>>,
     verdicts: BTreeMap<NodeId, channel::Sender<Offer>>,
     local: Option<(WorkerId, Incarnation)>,
+    /// The term of whose leader the worker was told last.
+    told_term: Term,
     /// A notice did not fit: the worker is told all it holds again.
     resync: bool,
     discard: Sender<Machine>,
@@ -99,6 +101,7 @@ impl RaftThread {
             inputs: Vec::new(),
             verdicts: BTreeMap::new(),
             local: None,
+            told_term: Term(0),
             resync: false,
             discard,
             stop: None,
@@ -188,7 +191,12 @@ impl RaftThread {
                 log::trace!("a message to node {to} was dropped: its link is full or down");
             }
         }
+        let mut notices = output.notices;
         if let Some(view) = output.view {
+            if view.ready && state.told_term != view.term {
+                state.told_term = view.term;
+                notices.push(Notice::Leader);
+            }
             self.shared.view.set(view);
         }
         for read in output.read_log {
@@ -217,7 +225,7 @@ impl RaftThread {
                 log::debug!("the offer of node {from} is gone already");
             }
         }
-        for notice in output.notices {
+        for notice in notices {
             if let Some(notices) = &self.notices
                 && notices.try_send(notice).is_err()
             {

@@ -69,7 +69,7 @@ pub struct Look {
     pub log_now: Millis,
 }
 
-/// What happened to a job of the worker built into this node.
+/// What the worker built into this node should know: what happened to its jobs, and to its leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// Begin it.
@@ -96,4 +96,7 @@ pub enum Notice {
         /// The token that is void now.
         fence: Fence,
     },
+    /// This node follows another leader now, or leads: whoever leads should hear at once that the
+    /// worker lives.
+    Leader,
 }

@@ -7,7 +7,7 @@ use crate::types::{Incarnation, Term};
 use crate::wire::message::Refusal;
 use crate::worker::call::Call;
 use crate::worker::clock::Moment;
-use crate::worker::life::{Guard, Life, Phase};
+use crate::worker::life::{Life, Phase};
 use crate::worker::protocol::Order;
 use crate::worker::reports::ReportError;
 
@@ -43,7 +43,7 @@ impl Life {
             }
             Err(error) if error.superseded => {
                 log::warn!("the start {of} of this worker is void: {error}");
-                self.begin_anew(now);
+                self.begin_anew(now, true);
             }
             Err(error) => {
                 log::info!("cannot register this worker yet: {error}");
@@ -71,9 +71,6 @@ impl Life {
                 let until = sent.after(LEASE);
                 self.lease = self.lease.max(Some(until));
                 self.order(Order::Lease { until });
-                if let Guard::Up { leases_unanswered, .. } = &mut self.guard {
-                    *leases_unanswered += 1;
-                }
             }
             Err(error) if error.superseded => self.give_up(now, &error.text),
             Err(error) => {

@@ -33,6 +33,10 @@ const READ_BYTES: usize = 64 << 10;
 /// The bytes of a program's name that are quoted in an error, at most.
 const PROGRAM_BYTES_QUOTED: usize = 256;
 
+/// Bytes of one argument, its closing zero included, that Linux gives to a program at most
+/// (`MAX_ARG_STRLEN`, 32 pages; only machines with larger pages take more).
+const ARGUMENT_BYTES_MAX: usize = 128 << 10;
+
 /// Runs a command that is already in the table, and tells its start and its end.
 pub(super) fn run(start: &Start, table: &Shared, events: &Sender<Event>) {
     let fence = start.fence;
@@ -102,7 +106,29 @@ fn spawn(start: &Start, table: &Shared) -> Result<(Child, PipeReader), String> {
         }
         Err(error) => {
             let program = cut_text(program, PROGRAM_BYTES_QUOTED);
-            Err(format!("cannot start '{program}': {error}"))
+            let too_long_for_it = error.kind() == io::ErrorKind::ArgumentListTooLong;
+            let why = if too_long_for_it { too_long(&start.argv) } else { error.to_string() };
+            Err(format!("cannot start '{program}': {why}"))
+        }
+    }
+}
+
+/// Says which limit of the system a command is above.
+fn too_long(argv: &[String]) -> String {
+    let longest = argv.iter().enumerate().max_by_key(|(_, word)| word.len());
+    match longest {
+        Some((place, word)) if word.len() >= ARGUMENT_BYTES_MAX => {
+            let (bytes, most) = (word.len(), ARGUMENT_BYTES_MAX - 1);
+            format!(
+                "argument {place} is too long: {bytes} bytes, and the system takes {most} at most"
+            )
+        }
+        Some(_) | None => {
+            let bytes: usize = argv.iter().map(|word| word.len() + 1).sum();
+            format!(
+                "its arguments ({bytes} bytes) and the environment are together longer than the \
+                 system takes (a quarter of the limit on the stack, as `ulimit -s` tells it)"
+            )
         }
     }
 }
@@ -132,7 +158,7 @@ fn attend(fence: Fence, mut child: Child, output: PipeReader, table: &Shared) ->
 fn drain(fence: Fence, group: Pid, output: &mut Output, table: &Shared) {
     let end = Moment::now().after(DRAIN);
     loop {
-        let orphans = table.lock().sweep(Which::Of(fence));
+        let orphans = table.sweep(Which::Of(fence));
         // The number may belong to a new group by now: asking it harms nobody.
         let group_lives = test_kill_process_group(group).is_ok();
         if !output.open && orphans == 0 && !group_lives {

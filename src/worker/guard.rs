@@ -163,7 +163,7 @@ impl Guard {
                         self.table.lock().take(fence, Moment::now().after(KILL_GRACE));
                     }
                     Order::KillAll => {
-                        self.table.lock().take_all(Taken::Ordered);
+                        self.table.take_all(Taken::Ordered);
                     }
                     Order::Lease { until } => self.renew(until)?,
                     Order::Stop => return Ok(()),
@@ -176,17 +176,17 @@ impl Guard {
     fn look_at_the_clock(&mut self, now: Moment) -> Moment {
         if self.lease.is_some_and(|until| until <= now) {
             self.lease = None;
-            let count = self.table.lock().take_all(Taken::LeaseLost);
+            let count = self.table.take_all(Taken::LeaseLost);
             if count > 0 {
                 log::warn!("the node has lost its right to run commands: {count} ended");
             }
         }
-        let mut table = self.table.lock();
-        let kill_at = table.kill_due(now);
         if self.tick_at <= now {
-            table.sweep(Which::Ownerless);
+            self.table.sweep(Which::Ownerless);
             self.tick_at = now.after(TICK);
         }
+        let mut table = self.table.lock();
+        let kill_at = table.kill_due(now);
         let idle = if table.is_empty() { TICK } else { TICK_RUNNING };
         let wake_at = [kill_at, self.lease, Some(self.tick_at)].into_iter().flatten().min();
         wake_at.unwrap_or(now).min(now.after(idle))
@@ -252,17 +252,15 @@ impl Guard {
     fn end(&mut self) {
         let patience_ends = Moment::now().after(END_PATIENCE);
         loop {
-            let mut table = self.table.lock();
-            let commands = table.take_all(Taken::Ordered);
-            let orphans = table.sweep(Which::All);
-            if commands == 0 && orphans == 0 && table.threads == 0 {
+            let commands = self.table.take_all(Taken::Ordered);
+            let orphans = self.table.sweep(Which::All);
+            if commands == 0 && orphans == 0 && self.table.lock().threads == 0 {
                 return;
             }
             if Moment::now() >= patience_ends {
                 log::warn!("left behind: {commands} commands and {orphans} orphans");
                 return;
             }
-            drop(table);
             thread::sleep(END_STEP);
         }
     }

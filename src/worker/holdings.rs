@@ -45,6 +45,15 @@ pub enum Fate {
     Forget,
 }
 
+/// The jobs whose commands died with their guard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// In the middle of their work: each has used up an attempt.
+    pub died: Vec<(JobId, Fence)>,
+    /// While they were being ended in order: they are given back.
+    pub given_back: Vec<(JobId, Fence)>,
+}
+
 /// What became of an assignment that was offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
@@ -148,17 +157,29 @@ impl Holdings {
         fences
     }
 
-    /// Frees every slot: the commands died with their guard. Returns what has to be given back.
-    pub fn lose_running(&mut self) -> Vec<(JobId, Fence)> {
-        let running = std::mem::take(&mut self.running);
-        let held = running.into_iter().filter(|(_, running)| running.fate != Fate::Forget);
-        held.map(|(fence, running)| (running.job, fence)).collect()
+    /// Frees every slot: the commands died with their guard.
+    pub fn lose_running(&mut self) -> Lost {
+        let mut lost = Lost::default();
+        for (fence, running) in std::mem::take(&mut self.running) {
+            match running.fate {
+                Fate::Report => lost.died.push((running.job, fence)),
+                Fate::GiveBack => lost.given_back.push((running.job, fence)),
+                Fate::Forget => {}
+            }
+        }
+        lost
     }
 
     /// Returns how many commands run, those included that are ending.
     #[must_use]
     pub fn running_count(&self) -> usize {
         self.running.len()
+    }
+
+    /// Tells whether a command runs that was told to end.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.running.values().any(|running| running.fate != Fate::Report)
     }
 
     /// Returns how many jobs wait for a slot.
@@ -205,7 +226,9 @@ mod tests {
         let mut holdings = Holdings::new(1);
         holdings.take(&assignment(1));
         assert_eq!(begin_all(&mut holdings), [1]);
+        assert!(!holdings.is_ending());
         assert!(holdings.withdraw(Fence(1)));
+        assert!(holdings.is_ending());
         assert!(!holdings.withdraw(Fence(1)), "it is ended once");
         holdings.take(&assignment(2));
         assert_eq!(begin_all(&mut holdings), [0; 0]);
@@ -249,11 +272,17 @@ mod tests {
         assert_eq!(holdings.give_back_waiting(), [(assignment(2).id, Fence(2))]);
         assert_eq!(holdings.give_back_running(), [Fence(1)]);
         assert_eq!(holdings.give_back_running(), [Fence(0); 0], "it is ended once");
-        assert_eq!(holdings.lose_running(), [(assignment(1).id, Fence(1))]);
+        let given_back = vec![(assignment(1).id, Fence(1))];
+        assert_eq!(holdings.lose_running(), Lost { died: Vec::new(), given_back });
         holdings.take(&assignment(3));
         begin_all(&mut holdings);
         holdings.give_up();
-        assert_eq!(holdings.lose_running(), []);
+        assert_eq!(holdings.lose_running(), Lost::default());
+        holdings.take(&assignment(4));
+        begin_all(&mut holdings);
+        let died = vec![(assignment(4).id, Fence(4))];
+        assert_eq!(holdings.lose_running(), Lost { died, given_back: Vec::new() });
+        assert_eq!(holdings.running_count(), 0);
     }
 
     #[test]

@@ -6,18 +6,20 @@ use async_std::channel::Sender;
 
 use crate::worker::clock::Moment;
 use crate::worker::guard::KILL_GRACE;
-use crate::worker::life::{Guard, Life, Phase};
+use crate::worker::life::{Life, Phase};
 use crate::worker::protocol::Order;
 use crate::worker::runner::StopReport;
+use crate::worker::watch::Guard;
 
 /// How long a stop waits for the answers to what is still to be told.
 pub const STOP_FLUSH: Duration = Duration::from_secs(3);
 
-/// How long it waits for the guard to end. One that does not is left alone: its pipe is closed, and
-/// it ends by that.
+/// How long it waits for the guard to end by itself, and again after it was killed: a little more than
+/// either may take. Past the second, what the kernel cannot end is left behind.
 const STOP_GUARD: Duration = Duration::from_secs(3);
 
-/// How long it waits for commands to be gone after the last signal to them.
+/// How long it waits for commands to be gone after the last signal to them. Then the guard is killed:
+/// nothing may run on when it is said that the worker leaves.
 const STOP_GONE: Duration = Duration::from_secs(1);
 
 /// A stop under way.
@@ -33,12 +35,12 @@ pub(super) struct Stopping {
 enum Stage {
     /// Commands may end by themselves.
     Grace { ends: Moment },
-    /// They are being ended.
-    Ending { patience_ends: Moment },
+    /// They are being ended; `killed`: with their guard.
+    Ending { patience_ends: Moment, killed: bool },
     /// What happened is being told; the last word is that the worker leaves.
     Telling { patience_ends: Moment, left: bool },
-    /// The guard is ending.
-    Closing { patience_ends: Moment },
+    /// The guard is ending; `killed`: it did not do so by itself.
+    Closing { patience_ends: Moment, killed: bool },
     /// Nothing is left to do.
     Done,
 }
@@ -54,6 +56,16 @@ impl Stopping {
         if let Err(error) = self.answer_to.try_send(self.report) {
             log::debug!("nobody waits for the end of the stop: {error}");
         }
+    }
+
+    /// Tells whether the guard has its last order.
+    pub(super) fn is_closing(&self) -> bool {
+        matches!(self.stage, Stage::Closing { .. } | Stage::Done)
+    }
+
+    /// Counts jobs that died with their guard.
+    pub(super) fn count_lost(&mut self, count: usize) {
+        self.report.lost += count;
     }
 
     /// Tells whether the leader knows that the worker left: it sends no heartbeats any more.
@@ -83,9 +95,9 @@ impl Stopping {
     pub(super) fn wake_at(&self) -> Option<Moment> {
         match self.stage {
             Stage::Grace { ends: at }
-            | Stage::Ending { patience_ends: at }
+            | Stage::Ending { patience_ends: at, .. }
             | Stage::Telling { patience_ends: at, .. }
-            | Stage::Closing { patience_ends: at } => Some(at),
+            | Stage::Closing { patience_ends: at, .. } => Some(at),
             Stage::Done => None,
         }
     }
@@ -126,34 +138,49 @@ impl Life {
     fn next_stage(&mut self, stage: Stage, now: Moment) -> Option<Stage> {
         let telling = Stage::Telling { patience_ends: now.after(STOP_FLUSH), left: false };
         let idle = self.holdings.running_count() == 0;
+        // To leave would give back the jobs that died with their guard, too. Rather the worker is
+        // gone without a word, and the cluster takes it for lost.
+        let died = self.stopping.as_ref().is_some_and(|stopping| stopping.report.lost > 0);
+        let told = died && self.outbox.reports_count() == 0 && self.outbox.releases_count() == 0;
         match stage {
             Stage::Grace { .. } | Stage::Ending { .. } if idle => Some(telling),
             Stage::Grace { ends } if ends <= now => {
                 for fence in self.holdings.give_back_running() {
                     self.order(Order::Kill { fence });
                 }
-                Some(Stage::Ending { patience_ends: now.after(KILL_GRACE + STOP_GONE) })
+                let patience_ends = now.after(KILL_GRACE + STOP_GONE);
+                Some(Stage::Ending { patience_ends, killed: false })
             }
-            Stage::Ending { patience_ends } if patience_ends <= now => Some(telling),
-            Stage::Telling { patience_ends, left } if left || patience_ends <= now => {
+            Stage::Ending { patience_ends, killed: false } if patience_ends <= now => {
+                log::warn!("commands did not end in time, so their guard is ended with them");
+                self.kill_guard();
+                Some(Stage::Ending { patience_ends: now.after(STOP_GUARD), killed: true })
+            }
+            Stage::Ending { patience_ends, .. } if patience_ends <= now => Some(telling),
+            Stage::Telling { patience_ends, left } if left || told || patience_ends <= now => {
                 let unreported = self.outbox.reports_count() + self.outbox.releases_count();
                 if let Some(stopping) = &mut self.stopping {
                     stopping.report.unreported = unreported;
                 }
                 self.order(Order::Stop);
-                Some(Stage::Closing { patience_ends: now.after(STOP_GUARD) })
+                Some(Stage::Closing { patience_ends: now.after(STOP_GUARD), killed: false })
             }
             Stage::Telling { .. } => {
                 if self.outbox.reports_count() == 0 && self.releasing.begin(now) {
-                    self.send_release(true);
+                    self.send_release(!died);
                 }
                 None
             }
-            Stage::Closing { patience_ends } => {
-                let open = matches!(self.guard, Guard::Up { .. });
-                (!open || patience_ends <= now).then_some(Stage::Done)
+            Stage::Closing { .. } if !matches!(self.guard, Guard::Up { .. }) => Some(Stage::Done),
+            Stage::Closing { patience_ends, killed: false } if patience_ends <= now => {
+                log::warn!("the guard did not end in time, so it is killed");
+                self.kill_guard();
+                Some(Stage::Closing { patience_ends: now.after(STOP_GUARD), killed: true })
             }
-            Stage::Grace { .. } | Stage::Ending { .. } | Stage::Done => None,
+            Stage::Closing { patience_ends, .. } if patience_ends <= now => Some(Stage::Done),
+            Stage::Grace { .. } | Stage::Ending { .. } | Stage::Closing { .. } | Stage::Done => {
+                None
+            }
         }
     }
 }

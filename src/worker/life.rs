@@ -17,13 +17,14 @@ use crate::wire::message::Refusal;
 use crate::worker::answers::RETRY_MAX;
 use crate::worker::call::{Call, backoff};
 use crate::worker::clock::Moment;
-use crate::worker::holdings::{Fate, Holdings, Taken};
+use crate::worker::holdings::{Holdings, Taken};
 use crate::worker::leaving::Stopping;
 use crate::worker::link::{FromGuard, Link};
 use crate::worker::outbox::Outbox;
-use crate::worker::protocol::{Event, Order, Start};
+use crate::worker::protocol::{Order, Start};
 use crate::worker::reports::{ReportError, Reports};
-use crate::worker::runner::{Announce, BuiltInConfig, Shown, StopReport, open_link};
+use crate::worker::runner::{Announce, BuiltInConfig, Shown, StopReport};
+use crate::worker::watch::Guard;
 
 /// Inputs that wait for the task, at most. Full: whoever brings one waits, and the replica's notices
 /// with them.
@@ -46,15 +47,6 @@ const GONE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long ends of attempts that happened before it gave up are reported before it registers anew:
 /// registering makes their jobs wait again, and the work would have been for nothing.
 const REPORTS_FIRST: Duration = Duration::from_secs(10);
-
-/// Leases a guard leaves unanswered before it is taken for dead; there is one each second.
-const LEASES_UNANSWERED_MAX: u32 = 3;
-
-/// Guards that end in a row before they lived, from which on the worker takes no jobs until one lives.
-const GUARD_FAILURES_MAX: u32 = 3;
-
-/// How long the next guard waits, at most.
-const GUARD_RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// The shortest time from one look at the clock to the next: what is due may have to wait for
 /// something else, whose input wakes the task sooner.
@@ -109,20 +101,6 @@ pub(super) enum Phase {
     GivingUp { patience_ends: Moment },
 }
 
-/// The guard, as far as there is one.
-#[derive(Debug)]
-pub(super) enum Guard {
-    Up {
-        link: Link,
-        leases_unanswered: u32,
-    },
-    /// A new one is being started.
-    Opening,
-    Down {
-        retry_at: Moment,
-    },
-}
-
 /// The worker.
 pub(super) struct Life {
     pub(super) purpose: Purpose,
@@ -130,7 +108,8 @@ pub(super) struct Life {
     pub(super) shown: Arc<Shown>,
     pub(super) rng: fastrand::Rng,
     pub(super) incarnation: Incarnation,
-    /// Whether this process has tried to register before: what it held then it ended itself.
+    /// Whether a former start, if there was one in this process, ended what it held itself; if not,
+    /// its jobs died with their guard.
     pub(super) gave_up: bool,
     pub(super) phase: Phase,
     /// Until when commands may run; the guard has the same.
@@ -143,8 +122,8 @@ pub(super) struct Life {
     pub(super) generation: u64,
     /// Starts in a row that ended before a heartbeat of theirs was answered.
     pub(super) void_starts: u32,
-    /// Guards in a row that ended before they answered a lease.
-    pub(super) guard_failures: u32,
+    /// Guards in a row that died before they had lived for long.
+    pub(super) guard_deaths: u32,
     pub(super) stopping: Option<Stopping>,
 }
 
@@ -173,10 +152,10 @@ impl Life {
             outbox: Outbox::default(),
             updating: Call::due_at(now),
             releasing: Call::due_at(now),
-            guard: Guard::Up { link, leases_unanswered: 0 },
+            guard: Guard::up(link, now),
             generation: 0,
             void_starts: 0,
-            guard_failures: 0,
+            guard_deaths: 0,
             stopping: None,
         }
     }
@@ -228,10 +207,7 @@ impl Life {
             Phase::Live { heartbeat } => heartbeat.wake_at(),
             Phase::GivingUp { patience_ends } => Some(*patience_ends),
         };
-        let guard = match &self.guard {
-            Guard::Down { retry_at } => Some(*retry_at),
-            Guard::Up { .. } | Guard::Opening => None,
-        };
+        let guard = self.guard_wake_at();
         let reports = self.updating.wake_at().filter(|_| self.outbox.reports_count() > 0);
         let releasing = self.releasing.wake_at();
         let releases = releasing.filter(|_| self.outbox.releases_count() > 0 || self.is_leaving());
@@ -262,15 +238,16 @@ impl Life {
     }
 
     /// Begins a new start of the worker: at once, or later the more of them were void, for each is an
-    /// entry in the log.
-    pub(super) fn begin_anew(&mut self, now: Moment) {
+    /// entry in the log. `gave_up`: what the former start held was ended in order, and uses up no
+    /// attempt.
+    pub(super) fn begin_anew(&mut self, now: Moment, gave_up: bool) {
         let pause = match self.void_starts.checked_sub(1) {
             Some(failures) => backoff(failures, RETRY_MAX, &mut self.rng),
             None => Duration::ZERO,
         };
         self.void_starts = self.void_starts.saturating_add(1);
         self.incarnation = Incarnation(self.rng.u64(1..));
-        self.gave_up = true;
+        self.gave_up = gave_up;
         self.shown.incarnation.store(self.incarnation.0, Ordering::Relaxed);
         self.phase = Phase::registering(now.after(pause), REPORTS_FIRST);
     }
@@ -282,7 +259,7 @@ impl Life {
             Phase::GivingUp { patience_ends } => {
                 let gone = self.holdings.running_count() == 0;
                 if !stopping && (gone || *patience_ends <= now) {
-                    self.begin_anew(now);
+                    self.begin_anew(now, true);
                 }
             }
             Phase::Registering { .. } if stopping => {}
@@ -342,7 +319,7 @@ impl Life {
 
     /// Whether it takes no new jobs: it is stopping, or has no guard and none in sight.
     fn is_draining(&self) -> bool {
-        self.stopping.is_some() || self.guard_failures >= GUARD_FAILURES_MAX
+        self.stopping.is_some() || self.lacks_guard()
     }
 
     /// Sends reports, and gives jobs back.
@@ -409,30 +386,15 @@ impl Life {
         });
     }
 
-    /// Gives an order to the guard, if there is one. One that cannot be given means that the guard is
-    /// about to be gone, and with it what the order was about.
-    pub(super) fn order(&self, order: Order) {
-        if let Guard::Up { link, .. } = &self.guard {
-            link.order(order);
-        }
-    }
-
     fn take_in(&mut self, input: Input, now: Moment) {
         match input {
-            Input::Notice(notice) => self.heed(notice),
+            Input::Notice(notice) => self.heed(notice, now),
             Input::Guard { generation, from } if generation == self.generation => match from {
                 FromGuard::Event(event) => self.hear_guard(event, now),
-                FromGuard::Gone => self.lose_guard(now),
+                FromGuard::Gone { how } => self.lose_guard(&how, now),
             },
-            Input::Opened(generation, Ok(link)) if generation == self.generation => {
-                self.guard = Guard::Up { link, leases_unanswered: 0 };
-                if let Some(until) = self.lease {
-                    self.order(Order::Lease { until });
-                }
-            }
-            Input::Opened(generation, Err(error)) if generation == self.generation => {
-                log::error!("cannot start a guard for commands: {error}");
-                self.lose_guard(now);
+            Input::Opened(generation, link) if generation == self.generation => {
+                self.guard_opened(link, now);
             }
             // A guard before the one that counts.
             Input::Guard { .. } | Input::Opened(..) => {}
@@ -445,8 +407,16 @@ impl Life {
     }
 
     /// Follows the replica, as far as it speaks of the start that counts and has not given up.
-    fn heed(&mut self, notice: Notice) {
+    fn heed(&mut self, notice: Notice, now: Moment) {
         let incarnation = match &notice {
+            Notice::Leader => {
+                // A new leader gives no jobs to whom it has not heard; what is on its way to the
+                // former one may never be answered, so nobody waits for it.
+                if let Phase::Live { heartbeat } = &mut self.phase {
+                    heartbeat.succeeded(now);
+                }
+                return;
+            }
             Notice::Begin { incarnation, .. }
             | Notice::Held { incarnation, .. }
             | Notice::End { incarnation, .. } => *incarnation,
@@ -465,6 +435,7 @@ impl Life {
                 }
             }
             Notice::End { fence, .. } => self.withdraw(fence),
+            Notice::Leader => {}
         }
     }
 
@@ -482,75 +453,6 @@ impl Life {
         if self.holdings.withdraw(fence) {
             self.order(Order::Kill { fence });
         }
-    }
-
-    fn hear_guard(&mut self, event: Event, now: Moment) {
-        match event {
-            Event::Started { fence, pid } => log::debug!("fence {fence} runs as process {pid}"),
-            Event::Leased { .. } => {
-                self.guard_failures = 0;
-                if let Guard::Up { leases_unanswered, .. } = &mut self.guard {
-                    *leases_unanswered = 0;
-                }
-            }
-            Event::Ended { fence, verdict, taken } => {
-                let Some(running) = self.holdings.ended(fence) else { return };
-                let job = running.job;
-                match running.fate {
-                    Fate::Forget => {}
-                    Fate::GiveBack => self.outbox.give_back([(job, fence)]),
-                    // The guard has seen the end of the lease before this task did.
-                    Fate::Report if taken => self.give_up(now, "the guard's lease has run out"),
-                    Fate::Report => {
-                        self.outbox.report(StatusUpdate { job, fence, verdict });
-                        if let Some(stopping) = &mut self.stopping {
-                            stopping.count_ended();
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Kills a guard that does not answer, and starts another when it is time.
-    fn look_after_guard(&mut self, now: Moment) {
-        match &mut self.guard {
-            Guard::Up { link, leases_unanswered } => {
-                if *leases_unanswered > LEASES_UNANSWERED_MAX {
-                    log::error!("the guard of the commands does not answer, so it is ended");
-                    *leases_unanswered = 0;
-                    link.kill();
-                }
-            }
-            Guard::Down { retry_at } if *retry_at <= now && self.stopping.is_none() => {
-                self.guard = Guard::Opening;
-                let (config, generation) = (self.purpose.config.clone(), self.generation);
-                let inbox = self.inbox.clone();
-                task::spawn(async move {
-                    let events = inbox.clone();
-                    let open = move || open_link(&config, generation, events);
-                    let link = task::spawn_blocking(open).await;
-                    if inbox.send(Input::Opened(generation, link)).await.is_err() {
-                        log::debug!("a guard was started after the worker's end, and ends");
-                    }
-                });
-            }
-            Guard::Down { .. } | Guard::Opening => {}
-        }
-    }
-
-    /// Takes in that the guard is gone, and every command with it: they are given back, and a new
-    /// guard is started, later the more often it happens.
-    fn lose_guard(&mut self, now: Moment) {
-        self.generation += 1;
-        let lost = self.holdings.lose_running();
-        if self.stopping.is_none() {
-            log::error!("the guard of the commands is gone; {} jobs are given back", lost.len());
-        }
-        self.outbox.give_back(lost);
-        let pause = backoff(self.guard_failures, GUARD_RETRY_MAX, &mut self.rng);
-        self.guard_failures = self.guard_failures.saturating_add(1);
-        self.guard = Guard::Down { retry_at: now.after(pause) };
     }
 }
 

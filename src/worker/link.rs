@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, pidfd_open,
+    pidfd_send_signal, waitid, waitpid,
 };
 
 use crate::worker::clock::Moment;
@@ -33,7 +34,10 @@ pub enum FromGuard {
     /// It says something.
     Event(Event),
     /// It is dead and reaped, and so are its commands; nothing comes after this.
-    Gone,
+    Gone {
+        /// How it ended, for a person.
+        how: String,
+    },
 }
 
 /// A guard that was started. Dropping it ends the guard and every command, as a node's death does.
@@ -44,7 +48,8 @@ pub struct Link {
 }
 
 impl Link {
-    /// Starts a guard for a worker of so many slots; `deliver` gets what it says, on a thread of its
+    /// Starts a guard for a worker of so many slots; `adopts`: this process has no other children, and
+    /// is the parent of those that a dead guard leaves behind; `deliver` gets what it says, on a thread of its
     /// own, where it may wait.
     ///
     /// # Errors
@@ -53,6 +58,7 @@ impl Link {
         program: &Path,
         arguments: &[String],
         slots: usize,
+        adopts: bool,
         deliver: impl Fn(FromGuard) + Send + 'static,
     ) -> io::Result<Self> {
         // Without these the guard of a node that itself runs as a job would look like that job's.
@@ -77,11 +83,11 @@ impl Link {
         // guard ends by itself. Without the reading one nobody would reap it: it is done here.
         let reader = thread::Builder::new().name("guard-reader".into()).spawn(move || {
             read_events(output, &deliver);
-            end_guard(&reading, pid, &name);
-            deliver(FromGuard::Gone);
+            let how = end_guard(&reading, &Remains { guard: pid, name, adopts });
+            deliver(FromGuard::Gone { how });
         });
         if let Err(error) = reader {
-            bury(&child);
+            log::debug!("the guard that nobody reads from has ended: {}", bury(&child));
             return Err(error);
         }
         thread::Builder::new()
@@ -145,58 +151,79 @@ fn read_events(mut pipe: ChildStdout, deliver: &impl Fn(FromGuard)) {
     }
 }
 
-/// Makes sure that nothing is left of a guard whose pipe has ended.
-fn end_guard(child: &Mutex<Child>, guard: Pid, name: &str) {
+/// Makes sure that nothing is left of a guard whose pipe has ended. Returns how it ended.
+fn end_guard(child: &Mutex<Child>, remains: &Remains) -> String {
     if let Err(error) = lock(child).kill() {
         log::debug!("cannot kill the guard: {error}");
     }
     // Seen dead, but not reaped: it starts nothing any more, and keeps its number.
-    if let Err(error) = waitid(WaitId::Pid(guard), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    if let Err(error) = waitid(WaitId::Pid(remains.guard), options) {
         log::warn!("cannot wait for the guard: {error}");
     }
-    end_remains(guard, name);
-    bury(child);
+    remains.end();
+    bury(child)
 }
 
-/// Reaps a guard that has ended or is about to.
-fn bury(child: &Mutex<Child>) {
+/// Reaps a guard that has ended or is about to. Returns how it ended.
+fn bury(child: &Mutex<Child>) -> String {
     match lock(child).wait() {
-        Ok(status) => log::debug!("the guard has ended: {status}"),
-        Err(error) => log::warn!("cannot wait for the guard: {error}"),
+        Ok(status) => status.to_string(),
+        Err(error) => format!("cannot wait for it: {error}"),
     }
 }
 
-/// Ends what a guard left running that was killed itself: whoever is in its session, or has its name
-/// in the environment. Both mean nobody else: while the guard is not reaped, its number, and so its
-/// session's, is given to no other process.
-fn end_remains(guard: Pid, name: &str) {
-    let patience_ends = Moment::now().after(REMAINS_PATIENCE);
-    let is_ours = |pid: Pid| {
-        pid != guard
-            && proc::stat(pid).is_some_and(|stat| {
-                let in_session = stat.session == guard.as_raw_pid();
-                !stat.zombie && (in_session || proc::is_below(pid, name))
-            })
-    };
-    loop {
-        let remains: Vec<_> = proc::all().into_iter().filter(|pid| is_ours(*pid)).collect();
-        if remains.is_empty() {
-            return;
-        }
-        if Moment::now() >= patience_ends {
-            log::error!("{} processes of a dead guard cannot be ended", remains.len());
-            return;
-        }
-        for pid in remains {
-            // The descriptor holds on to the process that is looked at again before it is killed:
-            // its number cannot pass to another in between.
-            let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
-            if is_ours(pid)
-                && let Err(error) = pidfd_send_signal(&process, Signal::KILL)
-            {
-                log::debug!("cannot kill {pid:?}: {error}");
+/// What a guard left running that was killed itself: whoever is in its session, has its name in the
+/// environment, or has become a child of this process by its death. All of them mean nobody else:
+/// while the guard is not reaped, its number, and so its session's, is given to no other process; and
+/// the next guard is started only when this one is buried.
+struct Remains {
+    guard: Pid,
+    name: String,
+    adopts: bool,
+}
+
+impl Remains {
+    /// Ends them, and waits until they are gone, for [`REMAINS_PATIENCE`] at most.
+    fn end(&self) {
+        let patience_ends = Moment::now().after(REMAINS_PATIENCE);
+        loop {
+            let found: Vec<_> = proc::all().into_iter().filter(|pid| self.has(*pid)).collect();
+            if found.is_empty() {
+                return;
             }
+            if Moment::now() >= patience_ends {
+                log::error!("{} processes of a dead guard cannot be ended", found.len());
+                return;
+            }
+            for pid in found {
+                // The descriptor holds on to the process that is looked at again before it is killed:
+                // its number cannot pass to another in between.
+                let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+                if self.has(pid)
+                    && let Err(error) = pidfd_send_signal(&process, Signal::KILL)
+                {
+                    log::debug!("cannot kill {pid:?}: {error}");
+                }
+            }
+            thread::sleep(REMAINS_STEP);
         }
-        thread::sleep(REMAINS_STEP);
+    }
+
+    /// Tells whether a process is one of them and lives; one that was adopted and is dead is reaped.
+    fn has(&self, pid: Pid) -> bool {
+        if pid == self.guard {
+            return false;
+        }
+        let Some(stat) = proc::stat(pid) else { return false };
+        let adopted = self.adopts && stat.parent == getpid().as_raw_pid();
+        if stat.zombie {
+            if adopted && let Err(error) = waitpid(Some(pid), WaitOptions::NOHANG) {
+                log::debug!("cannot reap {pid:?}: {error}");
+            }
+            return false;
+        }
+        let in_session = stat.session == self.guard.as_raw_pid();
+        adopted || in_session || proc::is_below(pid, &self.name)
     }
 }

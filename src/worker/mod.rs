@@ -21,12 +21,13 @@
 //! - `runner`: the built-in worker from outside: start, watch, stop;
 //! - `life`: its one task: registers, keeps its lease, begins, reports;
 //! - `answers`: what the leader's answers mean to it;
+//! - `watch`: how it looks after its guard;
 //! - `leaving`: how it stops;
 //! - `holdings`: what it holds, as a value without a clock or a process;
 //! - `outbox`: what it still has to tell the leader;
 //! - `reports`: how it tells (a trait, so that tests can play the leader);
 //! - `call`: when it tells again;
-//! - `link`: the guard as the node sees it.
+//! - `link`: the guard as the node sees it;
 
 pub mod answers;
 mod call;
@@ -43,3 +44,4 @@ pub mod protocol;
 pub mod reports;
 pub mod runner;
 mod table;
+mod watch;

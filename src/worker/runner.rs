@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_std::channel::{self, Receiver, Sender};
 use async_std::task;
+use rustix::process::{getpid, set_child_subreaper};
 
 use crate::replica::view::Notice;
 use crate::types::{Incarnation, WorkerId};
@@ -27,6 +28,10 @@ pub struct BuiltInConfig {
     pub guard: PathBuf,
     /// Its arguments: the hidden verb.
     pub guard_args: Vec<String>,
+    /// Whether every child of this process that it did not start itself was left behind by a guard:
+    /// true for a node. It makes the process their parent, so that none of them is missed when a
+    /// guard dies, however it left its group, its session and its environment.
+    pub adopts: bool,
     /// How long running commands have at a stop.
     pub grace: Duration,
     /// Randomness for incarnations and for the spread of retries.
@@ -44,6 +49,9 @@ pub struct StopReport {
     pub ended: usize,
     /// Jobs given back without using up an attempt, and the leader said yes.
     pub released: usize,
+    /// Jobs that died with their guard meanwhile; each uses up an attempt when the cluster takes the
+    /// worker for lost, which therefore does not say that it leaves.
+    pub lost: usize,
     /// Ends of attempts and jobs to give back that no leader answered in time. The cluster takes
     /// them for lost with the worker.
     pub unreported: usize,
@@ -80,6 +88,9 @@ pub fn start(
     if config.slots == 0 {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "a worker without a slot"));
     }
+    if config.adopts {
+        set_child_subreaper(Some(getpid()))?;
+    }
     let (inbox, inputs) = channel::bounded(INBOX_MAX);
     let shown = Arc::new(Shown::default());
     let purpose = Purpose { config, reports, announce };
@@ -97,7 +108,7 @@ pub(super) fn open_link(
     inbox: Sender<Input>,
 ) -> io::Result<Link> {
     let slots = usize::try_from(config.slots).unwrap_or(usize::MAX);
-    Link::open(&config.guard, &config.guard_args, slots, move |from| {
+    Link::open(&config.guard, &config.guard_args, slots, config.adopts, move |from| {
         if inbox.send_blocking(Input::Guard { generation, from }).is_err() {
             log::debug!("the worker of this guard has ended");
         }

@@ -5,7 +5,9 @@ use std::io;
 use std::process::{Child, ExitStatus};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
+use rustix::process::{
+    Pid, Signal, WaitOptions, getpid, kill_process, kill_process_group, waitpid,
+};
 
 use crate::types::Fence;
 use crate::worker::clock::Moment;
@@ -19,6 +21,20 @@ impl Shared {
     /// Locks it. Nothing waits under this lock, save `wait` for a process that has ended.
     pub(super) fn lock(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends orphans, see [`Table::sweep`]. They are listed before the lock is taken: with hundreds of
+    /// commands that takes its time, and the guard has to answer its node meanwhile.
+    pub(super) fn sweep(&self, which: Which) -> usize {
+        let children = proc::children();
+        self.lock().sweep(which, &children)
+    }
+
+    /// Ends every command at once, orphans included. Returns how many commands there were.
+    pub(super) fn take_all(&self, why: Taken) -> usize {
+        let count = self.lock().take_all(why);
+        self.sweep(Which::All);
+        count
     }
 }
 
@@ -111,8 +127,8 @@ impl Table {
         }
     }
 
-    /// Ends every command at once, orphans included. Returns how many commands there were.
-    pub(super) fn take_all(&mut self, why: Taken) -> usize {
+    /// Ends every command at once. Returns how many there were.
+    fn take_all(&mut self, why: Taken) -> usize {
         for command in self.commands.values_mut() {
             command.taken.get_or_insert(why);
             command.kill_at = None;
@@ -120,7 +136,6 @@ impl Table {
                 signal_group(pid, Signal::KILL);
             }
         }
-        self.sweep(Which::All);
         self.commands.len()
     }
 
@@ -163,8 +178,9 @@ impl Table {
 
     /// Ends orphans: processes below a command that left its group (`setsid`) and lost their
     /// parent, and so became children of the guard, their subreaper. Reaps those that have ended.
+    /// `children` is who they were a moment ago: a number that is no child's any more is passed over.
     /// Returns how many were found alive; whoever hangs below one of them is found the next time.
-    pub(super) fn sweep(&mut self, which: Which) -> usize {
+    fn sweep(&mut self, which: Which, children: &[Pid]) -> usize {
         let running = |command: &Command| match command.process {
             Process::Running(pid) => Some(pid.as_raw_pid()),
             Process::Starting | Process::Reaped => None,
@@ -172,11 +188,14 @@ impl Table {
         let own: BTreeSet<i32> = self.commands.values().filter_map(running).collect();
         let starting = self.commands.values().any(|command| command.process == Process::Starting);
         let mut found = 0;
-        for pid in proc::children() {
+        for pid in children.iter().copied() {
             if own.contains(&pid.as_raw_pid()) {
                 continue;
             }
             let Some(stat) = proc::stat(pid) else { continue };
+            if stat.parent != getpid().as_raw_pid() {
+                continue;
+            }
             if stat.zombie {
                 if !starting && let Err(error) = waitpid(Some(pid), WaitOptions::NOHANG) {
                     log::debug!("orphan {pid:?} was reaped elsewhere: {error}");
