@@ -118,6 +118,8 @@ pub enum PeerEvent {
         from: NodeId,
         /// What.
         meta: SnapshotMeta,
+        /// Its file's bytes.
+        bytes: u64,
         /// The queue it holds.
         machine: Box<Machine>,
     },

@@ -103,6 +103,7 @@ impl Node {
             dir,
             limits: config.limits,
             snapshot_bytes_min: config.snapshot_bytes_min,
+            snapshot_bytes: storage.snapshots().newest().map_or(0, |file| file.bytes),
             seed: random(),
         };
         let view = first_view(&config, &boot);

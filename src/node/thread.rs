@@ -170,6 +170,7 @@ impl RaftThread {
             let again = output.again;
             self.carry_out(state, output);
             self.shared.metrics.turn(clock::monotonic().saturating_sub(began), turn.now);
+            self.publish_metrics(&self.shared.metrics);
             if !again {
                 break;
             }
@@ -179,7 +180,6 @@ impl RaftThread {
                 break;
             }
         }
-        self.publish_metrics(&self.shared.metrics);
     }
 
     fn carry_out(&self, state: &mut Loop, output: Output<ReplyTo>) {
@@ -244,6 +244,7 @@ impl RaftThread {
 
     fn publish_metrics(&self, metrics: &Metrics) {
         metrics.observe(self.replica.raft(), self.replica.machine());
+        metrics.snapshot_bytes.set(self.replica.snapshot_bytes());
         metrics.log_disk_bytes.set(self.storage.log_bytes());
         let stats = self.storage.stats();
         metrics.log_written_bytes.set(stats.written_bytes.load(Ordering::Relaxed));
@@ -296,8 +297,8 @@ impl Loop {
                 self.verdicts.insert(from, verdict);
                 Input::SnapshotOffered { from, dir, term, meta }
             }
-            PeerEvent::Received { from, meta, machine } => {
-                Input::SnapshotReceived { from, meta, machine }
+            PeerEvent::Received { from, meta, bytes, machine } => {
+                Input::SnapshotReceived { from, meta, bytes, machine }
             }
             PeerEvent::Sent { to, outcome } => {
                 let outcome = outcome.map_err(|why| {

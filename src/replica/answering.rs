@@ -35,6 +35,16 @@ impl<W> Replica<W> {
         }
     }
 
+    /// Says that another entry was committed in the place of a proposal: it was not done and will not be.
+    pub(super) fn displaced(&self) -> Refusal {
+        match self.leader_hint() {
+            Some(hint) if hint.id != self.config.raft.id => Refusal::not_leader(hint),
+            Some(_) | None => {
+                Refusal::unavailable("leadership changed, and it was not done; ask again")
+            }
+        }
+    }
+
     /// Says why consensus did not take a proposal.
     pub(super) fn not_proposed(&self, error: &ProposeError) -> Refusal {
         match error {
@@ -209,13 +219,6 @@ impl<W> Replica<W> {
         self.answer(waiter, Reply::Waited(jobs));
     }
 
-    /// Answers a long poll if there is something for it, else parks it again for a fresh while: its
-    /// session will have given up by then if its time is up before.
-    pub(super) fn answer_reserve_or_park(&mut self, waiter: W, parked: Parked) {
-        let deadline = crate::types::Ticks(self.now.0 + REPARK_TICKS);
-        self.reserve(waiter, parked, deadline);
-    }
-
     /// A snapshot took the place of everything waited for: all waits are looked at afresh.
     pub(super) fn park_again(&mut self) {
         for (waiter, parked, deadline) in self.lot.take_all() {
@@ -289,9 +292,6 @@ impl<W> Replica<W> {
         }
     }
 }
-
-/// A long poll that met an assignment to another start of its worker waits so long more, in ticks.
-const REPARK_TICKS: u64 = 100;
 
 fn submit_result(id: JobId, outcome: &SubmitOutcome) -> Result<Submitted, Refusal> {
     match outcome {

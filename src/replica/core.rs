@@ -14,6 +14,7 @@ use crate::raft::message::{Configuration, Entry, EntryKind, Message, SnapshotMet
 use crate::replica::clock::LogClock;
 use crate::replica::input::{Input, Output, Turn};
 use crate::replica::liveness::{Liveness, STOOD_STILL_TICKS};
+use crate::replica::readiness::Readiness;
 use crate::replica::reads::{Lot, Read, Rounds};
 use crate::replica::requests::Drafts;
 use crate::replica::view::{Notice, View};
@@ -44,6 +45,8 @@ pub struct Config {
     /// Log written since the last snapshot that makes the next one due, in bytes; the last
     /// snapshot's own size wins when that is more.
     pub snapshot_bytes_min: u64,
+    /// The size of the snapshot it starts from, in bytes; 0 without one.
+    pub snapshot_bytes: u64,
     /// Dice for this process: election timeouts, and the cluster's id if this is its first leader.
     pub seed: u128,
 }
@@ -55,6 +58,14 @@ pub(super) struct PeerFacts {
     pub(super) applied_index: Index,
     pub(super) digests: BTreeMap<Index, u128>,
     digests_sent: Ticks,
+}
+
+/// A snapshot that was received and is not judged yet.
+#[derive(Debug)]
+struct Incoming {
+    meta: SnapshotMeta,
+    bytes: u64,
+    machine: Box<Machine>,
 }
 
 /// One replica of the queue. `W` is whoever waits for an answer: a session's channel in a node, a
@@ -88,15 +99,14 @@ pub struct Replica<W> {
     pub(super) configured_at: Option<Ticks>,
     pub(super) peers: BTreeMap<NodeId, PeerFacts>,
     pub(super) refused_directories: u64,
-    incoming: Option<(SnapshotMeta, Box<Machine>)>,
+    incoming: Option<Incoming>,
     local: Option<(WorkerId, Incarnation)>,
     ended: Vec<JobId>,
     given: BTreeSet<WorkerId>,
     bytes_since_snapshot: u64,
     snapshot_bytes: u64,
     snapshot_writing: bool,
-    ready_for: Option<(NodeId, Term)>,
-    ready_asked: Option<Ticks>,
+    readiness: Readiness,
     view: Option<View>,
     pub(super) stopping: bool,
     limits_compared: bool,
@@ -149,10 +159,9 @@ impl<W> Replica<W> {
             ended: Vec::new(),
             given: BTreeSet::new(),
             bytes_since_snapshot: 0,
-            snapshot_bytes: 0,
+            snapshot_bytes: config.snapshot_bytes,
             snapshot_writing: false,
-            ready_for: None,
-            ready_asked: None,
+            readiness: Readiness::default(),
             view: None,
             stopping: false,
             limits_compared: false,
@@ -181,6 +190,7 @@ impl<W> Replica<W> {
         }
         self.follow_leadership();
         self.propose_drafts();
+        self.hand_over();
         self.ask_reads();
         let effects = self.raft.effects();
         self.carry_out(effects);
@@ -218,6 +228,12 @@ impl<W> Replica<W> {
         &self.machine
     }
 
+    /// Returns the size of the newest snapshot here, in bytes; 0 without one.
+    #[must_use]
+    pub fn snapshot_bytes(&self) -> u64 {
+        self.snapshot_bytes
+    }
+
     /// Returns consensus as it stands.
     #[must_use]
     pub fn raft(&self) -> &Raft {
@@ -242,10 +258,15 @@ impl<W> Replica<W> {
                     self.raft.step(from, Message::InstallSnapshot { term, meta });
                 }
             }
-            Input::SnapshotReceived { from, meta, machine } => {
-                // Only one is ever on its way; should an older one still lie here, it is dropped.
-                if let Some((_, old)) = self.incoming.replace((meta.clone(), machine)) {
-                    self.out.discard.push(*old);
+            Input::SnapshotReceived { from, meta, bytes, machine } => {
+                // Two leaders, one after the other, may each have sent one: the older one is dropped.
+                if self.incoming.as_ref().is_some_and(|held| held.meta.index >= meta.index) {
+                    self.out.discard.push(*machine);
+                    return;
+                }
+                let arrived = Incoming { meta: meta.clone(), bytes, machine };
+                if let Some(old) = self.incoming.replace(arrived) {
+                    self.out.discard.push(*old.machine);
                 }
                 self.raft.snapshot_received(from, &meta);
             }
@@ -260,12 +281,7 @@ impl<W> Replica<W> {
                 let look = self.look();
                 self.out.answers.push((waiter, crate::replica::view::Answer::Look(Box::new(look))));
             }
-            Input::Stop => {
-                self.stopping = true;
-                if let Err(error) = self.raft.transfer(None) {
-                    log::debug!("leadership is not handed over: {error}");
-                }
-            }
+            Input::Stop => self.stopping = true,
         }
     }
 
@@ -337,9 +353,9 @@ impl<W> Replica<W> {
                 self.refuse_read(refused);
             }
         }
-        if let Some((_, machine)) = self.incoming.take() {
+        if let Some(incoming) = self.incoming.take() {
             // Not installed: what it holds is committed here already.
-            self.out.discard.push(*machine);
+            self.out.discard.push(*incoming.machine);
         }
     }
 
@@ -365,7 +381,7 @@ impl<W> Replica<W> {
     }
 
     fn install(&mut self, meta: &SnapshotMeta) {
-        let (received, machine) =
+        let Incoming { meta: received, bytes, machine } =
             self.incoming.take().expect("consensus installs only the snapshot just handed to it");
         assert_eq!(received.index, meta.index, "another snapshot than the one received");
         assert_eq!(machine.applied_index(), meta.index, "a machine that is not its snapshot's");
@@ -375,6 +391,7 @@ impl<W> Replica<W> {
         self.applied_configuration = meta.configuration.clone();
         self.clock.observe(self.machine.now(), self.now);
         self.bytes_since_snapshot = 0;
+        self.snapshot_bytes = bytes;
         self.proposed.clear();
         self.proposed_at.clear();
         for waiting in self.waiters.take_to(meta.index) {
@@ -428,7 +445,7 @@ impl<W> Replica<W> {
                 Some(_) | None => {
                     // Another entry is committed in its place: it did not and will not happen.
                     for wait in waiting.waits {
-                        let refusal = self.not_leader();
+                        let refusal = self.displaced();
                         self.refuse(wait.into_waiter(), refusal);
                     }
                 }
@@ -506,8 +523,8 @@ impl<W> Replica<W> {
             }
         }
         for worker in std::mem::take(&mut self.given) {
-            for (waiter, parked) in self.lot.worker_given(&worker) {
-                self.answer_reserve_or_park(waiter, parked);
+            for (waiter, parked, deadline) in self.lot.worker_given(&worker) {
+                self.reserve(waiter, parked, deadline);
             }
         }
     }
@@ -529,28 +546,28 @@ impl<W> Replica<W> {
         self.out.write_snapshot = Some((meta, self.machine.clone()));
     }
 
-    /// Asks, once a leader is known, for an index at which this node is as far as that leader was.
+    /// Hands leadership over before the end. Tried in each turn: a transfer that runs is left to run,
+    /// and one that failed may find another follower ready.
+    fn hand_over(&mut self) {
+        if self.stopping
+            && self.led.is_some()
+            && let Ok(to) = self.raft.transfer(None)
+        {
+            log::info!("leadership goes to node {to}");
+        }
+    }
+
+    /// Asks the leader now and then for an index at which this node is as far as that leader was.
     fn seek_readiness(&mut self) {
         let leader = self.raft.leader().map(|id| (id, self.raft.term()));
-        if leader.is_none() {
-            self.ready_for = None;
-            self.ready_asked = None;
-            return;
-        }
-        if self.ready_for.is_some() && self.ready_for != leader {
-            self.ready_for = None;
-            self.ready_asked = None;
-        }
-        if self.ready_for.is_none() && self.ready_asked.is_none() {
-            self.ready_asked = Some(self.now);
+        if self.readiness.asks(leader, self.now) {
             self.arriving_reads.push(Read::Ready);
         }
     }
 
     /// Notes that this node holds all that its leader had committed when it was asked.
     pub(super) fn became_ready(&mut self) {
-        self.ready_asked = None;
-        self.ready_for = self.raft.leader().map(|id| (id, self.raft.term()));
+        self.readiness.answered();
         if !self.limits_compared && !self.raft.configuration().cluster.is_unknown() {
             self.limits_compared = true;
             if *self.machine.limits() != self.config.limits {
@@ -564,7 +581,7 @@ impl<W> Replica<W> {
 
     /// Notes that the question for readiness was not answered; it is asked again next turn.
     pub(super) fn not_ready_yet(&mut self) {
-        self.ready_asked = None;
+        self.readiness.not_answered();
     }
 
     /// Publishes the view if it changed.
@@ -572,7 +589,7 @@ impl<W> Replica<W> {
         let leads = self.raft.role() == Role::Leader && !self.stopping;
         let term = self.raft.term();
         let leader = self.raft.leader();
-        let ready = self.ready_for.is_some();
+        let ready = self.readiness.is_ready();
         let same = self.view.as_ref().is_some_and(|view| {
             view.leads == leads
                 && view.term == term

@@ -73,6 +73,8 @@ pub enum Input<W> {
         from: NodeId,
         /// What.
         meta: SnapshotMeta,
+        /// Its file's bytes.
+        bytes: u64,
         /// Its queue.
         machine: Box<Machine>,
     },

@@ -17,6 +17,7 @@ pub mod core;
 pub mod input;
 mod leading;
 pub mod liveness;
+mod readiness;
 pub mod reading;
 pub mod reads;
 mod requests;

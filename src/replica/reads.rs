@@ -12,6 +12,10 @@ pub const READ_TICKS_MAX: u64 = 500;
 /// `RESOURCE_EXHAUSTED`.
 pub const PARKED_MAX: usize = 65_536;
 
+/// Jobs that all these waits name together, at most (some 64 MiB of memory); a wait for more is refused
+/// with `RESOURCE_EXHAUSTED`.
+pub const PARKED_JOBS_MAX: usize = 1 << 20;
+
 /// Something to do once a read index is confirmed and applied.
 #[derive(Debug)]
 pub enum Read<W> {
@@ -143,10 +147,21 @@ pub enum Parked {
     },
 }
 
+impl Parked {
+    fn jobs_count(&self) -> usize {
+        match self {
+            Self::Jobs { ids, .. } => ids.len(),
+            Self::Worker { .. } => 0,
+        }
+    }
+}
+
 /// Waiters for something that the log will bring, each until its time is up.
 #[derive(Debug)]
 pub struct Lot<W> {
     next: u64,
+    /// How many jobs the parked waits name.
+    jobs: usize,
     parked: BTreeMap<u64, (W, Parked, Ticks)>,
     by_job: BTreeSet<(JobId, u64)>,
     by_worker: BTreeSet<(WorkerId, u64)>,
@@ -157,6 +172,7 @@ impl<W> Default for Lot<W> {
     fn default() -> Self {
         Self {
             next: 0,
+            jobs: 0,
             parked: BTreeMap::new(),
             by_job: BTreeSet::new(),
             by_worker: BTreeSet::new(),
@@ -172,16 +188,18 @@ impl<W> Lot<W> {
         self.parked.len()
     }
 
-    /// Parks a waiter until `deadline`, or gives it back when the lot is full ([`PARKED_MAX`]).
+    /// Parks a waiter until `deadline`, or gives it back when the lot is full ([`PARKED_MAX`],
+    /// [`PARKED_JOBS_MAX`]).
     ///
     /// # Errors
     /// The waiter, when the lot is full.
     pub fn park(&mut self, waiter: W, parked: Parked, deadline: Ticks) -> Result<(), W> {
-        if self.parked.len() >= PARKED_MAX {
+        if self.parked.len() >= PARKED_MAX || self.jobs + parked.jobs_count() > PARKED_JOBS_MAX {
             return Err(waiter);
         }
         let number = self.next;
         self.next += 1;
+        self.jobs += parked.jobs_count();
         match &parked {
             Parked::Jobs { open, .. } => {
                 self.by_job.extend(open.iter().map(|id| (*id, number)));
@@ -207,7 +225,7 @@ impl<W> Lot<W> {
             };
             open.remove(&job);
             if open.is_empty()
-                && let Some((waiter, Parked::Jobs { ids, .. })) = self.remove(number)
+                && let Some((waiter, Parked::Jobs { ids, .. }, _)) = self.remove(number)
             {
                 done.push((waiter, ids));
             }
@@ -215,8 +233,8 @@ impl<W> Lot<W> {
         done
     }
 
-    /// Takes those who wait for jobs of this worker.
-    pub fn worker_given(&mut self, worker: &WorkerId) -> Vec<(W, Parked)> {
+    /// Takes those who wait for jobs of this worker, each with its deadline.
+    pub fn worker_given(&mut self, worker: &WorkerId) -> Vec<(W, Parked, Ticks)> {
         let numbers: Vec<u64> = self
             .by_worker
             .range((worker.clone(), 0)..=(worker.clone(), u64::MAX))
@@ -233,19 +251,22 @@ impl<W> Lot<W> {
             .take_while(|(deadline, _)| *deadline <= now)
             .map(|(_, number)| *number)
             .collect();
-        numbers.into_iter().filter_map(|number| self.remove(number)).collect()
+        let expired = numbers.into_iter().filter_map(|number| self.remove(number));
+        expired.map(|(waiter, parked, _)| (waiter, parked)).collect()
     }
 
     /// Takes everyone: what they wait for may have happened without a trace.
     pub fn take_all(&mut self) -> Vec<(W, Parked, Ticks)> {
+        self.jobs = 0;
         self.by_job.clear();
         self.by_worker.clear();
         self.by_deadline.clear();
         std::mem::take(&mut self.parked).into_values().collect()
     }
 
-    fn remove(&mut self, number: u64) -> Option<(W, Parked)> {
+    fn remove(&mut self, number: u64) -> Option<(W, Parked, Ticks)> {
         let (waiter, parked, deadline) = self.parked.remove(&number)?;
+        self.jobs -= parked.jobs_count();
         self.by_deadline.remove(&(deadline, number));
         match &parked {
             Parked::Jobs { open, .. } => {
@@ -257,7 +278,7 @@ impl<W> Lot<W> {
                 self.by_worker.remove(&(worker.clone(), number));
             }
         }
-        Some((waiter, parked))
+        Some((waiter, parked, deadline))
     }
 }
 
@@ -275,6 +296,23 @@ mod tests {
         assert_eq!(lot.job_ended(two), [("w", vec![two, one])]);
         assert_eq!(lot.waiting_count(), 0);
         assert!(lot.expired(Ticks(99)).is_empty());
+    }
+
+    #[test]
+    fn waits_name_so_many_jobs_together_and_no_more() {
+        let mut lot = Lot::default();
+        let wait = |count: usize| {
+            let ids = vec![JobId([1; 16]); count];
+            Parked::Jobs { ids, open: [JobId([1; 16])].into() }
+        };
+        lot.park("a", wait(PARKED_JOBS_MAX - 1), Ticks(10)).unwrap();
+        assert_eq!(lot.park("b", wait(2), Ticks(20)), Err("b"));
+        lot.park("c", wait(1), Ticks(20)).unwrap();
+        assert_eq!(lot.park("d", wait(1), Ticks(20)), Err("d"));
+        assert_eq!(lot.expired(Ticks(10)).len(), 1);
+        lot.park("e", wait(2), Ticks(20)).unwrap();
+        assert_eq!(lot.job_ended(JobId([1; 16])).len(), 2);
+        lot.park("f", wait(PARKED_JOBS_MAX), Ticks(30)).unwrap();
     }
 
     #[test]

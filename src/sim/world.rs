@@ -241,6 +241,7 @@ impl World {
             dir: node.dir,
             limits: Limits { finished_age_ms_max: u64::MAX / 4, ..Limits::default() },
             snapshot_bytes_min: self.snapshot_bytes_min,
+            snapshot_bytes: 0,
             seed,
         };
         node.life += 1;
@@ -521,8 +522,9 @@ impl World {
         }
         node.disk.store_snapshot(meta.clone(), records.clone());
         let machine = Box::new(restore(&records));
+        let bytes = records.iter().map(|record| record.len() as u64).sum();
         self.installs += 1;
-        self.turn(to, vec![Input::SnapshotReceived { from, meta, machine }])
+        self.turn(to, vec![Input::SnapshotReceived { from, meta, bytes, machine }])
     }
 
     fn act(&mut self) {

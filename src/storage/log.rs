@@ -271,36 +271,42 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Lets go of segments whose entries are all at or below `up_to`, the oldest first, as long as
-    /// [`Options::log_keep_bytes`] remain. Returns the first entry left.
+    /// Lets go of the oldest segment if its entries are all at or below `up_to` and
+    /// [`Options::log_keep_bytes`] remain without it. Returns whether it is gone, and
+    /// the next may be due. One at a time: a file and its directory are changed and synced for it, and the caller may
+    /// have entries to write.
     ///
     /// # Errors
     /// What the system says; then as [`Log::append`].
-    pub fn release(&mut self, up_to: Index) -> io::Result<Index> {
-        loop {
-            let oldest = {
-                let catalogue = lock(&self.shared);
-                let Some((number, _)) = catalogue.segments.first_key_value() else { break };
-                let number = *number;
-                if number >= self.number {
-                    break;
-                }
-                let covered = catalogue.blocks.last_in(number).is_none_or(|last| last <= up_to);
-                let closed = catalogue.segments.range(number + 1..self.number);
-                let younger = closed.map(|(_, (_, bytes))| bytes).sum::<u64>() + self.at;
-                if !covered || younger < self.options.log_keep_bytes {
-                    break;
-                }
-                number
-            };
-            self.disk.remove(&segment_name(oldest))?;
-            // One at a time: a cut must not leave a hole in the middle.
-            self.disk.sync_dir()?;
-            let mut catalogue = lock(&self.shared);
-            catalogue.segments.remove(&oldest);
-            catalogue.blocks.release(oldest + 1);
-        }
-        Ok(lock(&self.shared).blocks.first_index())
+    pub fn release_oldest(&mut self, up_to: Index) -> io::Result<bool> {
+        let oldest = {
+            let catalogue = lock(&self.shared);
+            let Some((number, _)) = catalogue.segments.first_key_value() else { return Ok(false) };
+            let number = *number;
+            if number >= self.number {
+                return Ok(false);
+            }
+            let covered = catalogue.blocks.last_in(number).is_none_or(|last| last <= up_to);
+            let closed = catalogue.segments.range(number + 1..self.number);
+            let younger = closed.map(|(_, (_, bytes))| bytes).sum::<u64>() + self.at;
+            if !covered || younger < self.options.log_keep_bytes {
+                return Ok(false);
+            }
+            number
+        };
+        self.disk.remove(&segment_name(oldest))?;
+        // Synced before the next one goes: a cut must not leave a hole in the middle.
+        self.disk.sync_dir()?;
+        let mut catalogue = lock(&self.shared);
+        catalogue.segments.remove(&oldest);
+        catalogue.blocks.release(oldest + 1);
+        Ok(true)
+    }
+
+    /// Returns the first entry that has not been let go.
+    #[must_use]
+    pub fn first_index(&self) -> Index {
+        lock(&self.shared).blocks.first_index()
     }
 
     /// Returns what its readers share.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError, bounded};
 
 use crate::raft::effects::{Persist, ReadLog};
 use crate::raft::message::{Entry, HardState, SnapshotMeta};
@@ -376,44 +376,66 @@ struct LogThread<D: Disk> {
 
 impl<D: Disk> LogThread<D> {
     fn run(mut self) {
-        let mut sealed = false;
+        if let Err(what) = self.serve() {
+            self.life.tell(Event::Failed { what });
+        }
+    }
+
+    /// Works until the node is gone. What may be released is released segment by segment, between
+    /// batches or when there are none: thousands of them may go at once, and no batch waits for more
+    /// than one.
+    fn serve(&mut self) -> Result<(), String> {
+        let mut releasing = None;
         loop {
-            let task = match self.tasks.recv_timeout(SEAL_AFTER) {
-                Ok(task) => task,
-                Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) if sealed => match self.tasks.recv() {
-                    Ok(task) => task,
-                    Err(_gone) => return,
-                },
-                Err(RecvTimeoutError::Timeout) => {
-                    sealed = true;
-                    if let Err(error) = self.log.seal() {
-                        let what = format!("the log cannot be sealed: {error}");
-                        return self.life.tell(Event::Failed { what });
-                    }
-                    continue;
+            let task = if releasing.is_some() {
+                match self.tasks.try_recv() {
+                    Ok(task) => Some(task),
+                    Err(TryRecvError::Empty) => None,
+                    Err(TryRecvError::Disconnected) => return Ok(()),
+                }
+            } else {
+                match self.next_task()? {
+                    Some(task) => Some(task),
+                    None => return Ok(()),
                 }
             };
             match task {
-                LogTask::Persist(batch) => {
-                    sealed = false;
-                    if let Err(error) = self.persist(&batch) {
-                        let what = format!("the log cannot be written: {error}");
-                        return self.life.tell(Event::Failed { what });
-                    }
-                }
-                LogTask::Release(up_to) => match self.log.release(up_to) {
-                    Ok(first_index) => {
-                        self.stats.log_bytes.store(self.log.used_bytes(), Ordering::Relaxed);
-                        self.life.tell(Event::Released { first_index });
-                    }
-                    Err(error) => {
-                        let what = format!("old log files cannot be removed: {error}");
-                        return self.life.tell(Event::Failed { what });
-                    }
-                },
+                Some(LogTask::Persist(batch)) => self
+                    .persist(&batch)
+                    .map_err(|error| format!("the log cannot be written: {error}"))?,
+                Some(LogTask::Release(up_to)) => releasing = releasing.max(Some(up_to)),
+                None => {}
+            }
+            if let Some(up_to) = releasing
+                && !self.release_oldest(up_to)?
+            {
+                releasing = None;
+                let first_index = self.log.first_index();
+                self.life.tell(Event::Released { first_index });
             }
         }
+    }
+
+    /// Waits for something to do; seals the log when nothing came for a while. `None` when the node is
+    /// gone.
+    fn next_task(&mut self) -> Result<Option<LogTask>, String> {
+        match self.tasks.recv_timeout(SEAL_AFTER) {
+            Ok(task) => return Ok(Some(task)),
+            Err(RecvTimeoutError::Disconnected) => return Ok(None),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        self.log.seal().map_err(|error| format!("the log cannot be sealed: {error}"))?;
+        Ok(self.tasks.recv().ok())
+    }
+
+    /// Tells whether there may be more to release.
+    fn release_oldest(&mut self, up_to: Index) -> Result<bool, String> {
+        let released = self
+            .log
+            .release_oldest(up_to)
+            .map_err(|error| format!("old log files cannot be removed: {error}"))?;
+        self.stats.log_bytes.store(self.log.used_bytes(), Ordering::Relaxed);
+        Ok(released)
     }
 
     fn persist(&mut self, batch: &Persist) -> io::Result<()> {

@@ -72,21 +72,17 @@ async fn receive(
     let taken = take_file(ctx, frames, &file, &taken_away).await;
     drop(one_at_a_time);
     match taken? {
-        Ok((meta, machine)) => Ok(hand_over(ctx, node, term, id, meta, machine)),
+        Ok((meta, machine)) => {
+            log::info!("received the snapshot of node {node} up to entry {}", meta.index);
+            let received = PeerEvent::Received { from: node, meta, bytes, machine };
+            Ok(hand_over(ctx, term, id, received))
+        }
         Err(reason) => Ok(decline(term, &reason)),
     }
 }
 
-fn hand_over(
-    ctx: &Ctx,
-    from: NodeId,
-    term: Term,
-    id: [u8; 16],
-    meta: SnapshotMeta,
-    machine: Box<Machine>,
-) -> BulkMessage {
-    log::info!("received the snapshot of node {from} up to entry {}", meta.index);
-    if !ctx.shared.inbox.peer_event(PeerEvent::Received { from, meta, machine }) {
+fn hand_over(ctx: &Ctx, term: Term, id: [u8; 16], received: PeerEvent) -> BulkMessage {
+    if !ctx.shared.inbox.peer_event(received) {
         return decline(term, "this node is busy; the file is kept");
     }
     ctx.metrics().snapshots_received.raise();
