@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::client::cluster::{Addr, Cluster};
-use crate::client::describe::{changes, describe, expects, ids, may_repeat, needs_leader, wait_ms};
+use crate::client::describe::{describe, expects, ids, may_repeat, needs_leader, wait_ms};
 use crate::client::error::{Error, Story};
 use crate::client::moment::Moment;
 use crate::wire::message::{Code, Refusal, Reply, Request};
@@ -262,7 +262,7 @@ impl Call {
             self.back_off(cluster, Duration::ZERO, now);
             return None;
         };
-        self.is_unknown |= refusal.unknown && changes(&self.request);
+        self.is_unknown |= refusal.unknown && self.request.is_change();
         self.was_answered = true;
         // An old hint is not followed; what it is older than is known, and is.
         if let Some(hint) = refusal.leader.as_ref().filter(|hint| *hint.addr != **addr) {
@@ -322,7 +322,7 @@ impl Call {
     }
 
     fn gone(&mut self, addr: &Addr, was_sent: bool, why: String) {
-        self.is_unknown |= was_sent && changes(&self.request);
+        self.is_unknown |= was_sent && self.request.is_change();
         self.last = Some(addr.clone());
         self.heard = Heard::Lost(why);
     }

@@ -27,29 +27,6 @@ pub(crate) fn needs_leader(request: &Request) -> bool {
     }
 }
 
-/// Tells whether it changes anything that outlives its answer. Of what does not, no outcome is unknown.
-pub(crate) fn changes(request: &Request) -> bool {
-    match request {
-        Request::SubmitJob(_)
-        | Request::SubmitBatch(_)
-        | Request::RegisterWorker(_)
-        | Request::UpdateJobStatus(_)
-        | Request::BatchUpdateJobStatus(_)
-        | Request::ReleaseJobs(_)
-        | Request::CancelJobs { .. }
-        | Request::TransferLeadership { .. } => true,
-        Request::Ping
-        | Request::Heartbeat { .. }
-        | Request::Reserve { .. }
-        | Request::GetJob { .. }
-        | Request::ListJobs(_)
-        | Request::WaitJobs { .. }
-        | Request::ListWorkers
-        | Request::GetClusterStatus { .. }
-        | Request::ListLog { .. } => false,
-    }
-}
-
 /// Tells whether done twice it is the same as done once. Leadership that was handed to nobody in particular
 /// would move once more: the new leader would be asked.
 pub(crate) fn may_repeat(request: &Request) -> bool {

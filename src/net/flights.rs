@@ -27,6 +27,8 @@ pub struct Flights {
 struct Flight {
     corr: u32,
     deadline: Ticks,
+    /// It would change something: given up, its outcome is unknown.
+    is_change: bool,
     /// Its bytes, given back when it ends.
     _hold: Hold,
 }
@@ -34,22 +36,32 @@ struct Flight {
 impl Flights {
     /// Begins a request that the client calls `corr`; returns our number for it, or `None` when too
     /// many are in flight.
-    pub fn begin(&mut self, corr: u32, deadline: Ticks, hold: Hold) -> Option<u32> {
+    pub fn begin(
+        &mut self,
+        corr: u32,
+        is_change: bool,
+        deadline: Ticks,
+        hold: Hold,
+    ) -> Option<u32> {
         if self.open.len() >= IN_FLIGHT_MAX {
             return None;
         }
         let number = self.next;
         self.next = self.next.wrapping_add(1);
-        self.open.insert(number, Flight { corr, deadline, _hold: hold });
+        self.open.insert(number, Flight { corr, deadline, is_change, _hold: hold });
         self.deadlines.insert((deadline, number));
         Some(number)
     }
 
     /// Ends a request by its answer; returns the client's number, or `None` if it was given up.
     pub fn end(&mut self, number: u32) -> Option<u32> {
+        self.remove(number).map(|flight| flight.corr)
+    }
+
+    fn remove(&mut self, number: u32) -> Option<Flight> {
         let flight = self.open.remove(&number)?;
         self.deadlines.remove(&(flight.deadline, number));
-        Some(flight.corr)
+        Some(flight)
     }
 
     /// Tells whether a request still waits for its answer.
@@ -58,10 +70,14 @@ impl Flights {
         self.open.contains_key(&number)
     }
 
-    /// Ends one request whose deadline has come; returns the client's number.
-    pub fn expire(&mut self, now: Ticks) -> Option<u32> {
+    /// Ends one request whose deadline has come; returns the client's number, and whether it would
+    /// have changed something.
+    pub fn expire(&mut self, now: Ticks) -> Option<(u32, bool)> {
         let (deadline, number) = *self.deadlines.first()?;
-        if deadline > now { None } else { self.end(number) }
+        if deadline > now {
+            return None;
+        }
+        self.remove(number).map(|flight| (flight.corr, flight.is_change))
     }
 
     /// Returns the next deadline.
@@ -93,12 +109,12 @@ mod tests {
         let budget = Budget::new(10);
         let hold = || budget.hold(5).expect("there is room");
         let mut flights = Flights::default();
-        let first = flights.begin(7, Ticks(10), hold()).expect("there is room");
-        let second = flights.begin(7, Ticks(5), hold()).expect("there is room");
+        let first = flights.begin(7, true, Ticks(10), hold()).expect("there is room");
+        let second = flights.begin(7, false, Ticks(5), hold()).expect("there is room");
         assert!(budget.hold(1).is_none(), "all ten bytes are held");
         assert_eq!(flights.deadline(), Some(Ticks(5)));
         assert_eq!(flights.expire(Ticks(4)), None);
-        assert_eq!(flights.expire(Ticks(6)), Some(7));
+        assert_eq!(flights.expire(Ticks(6)), Some((7, false)));
         assert_eq!(flights.end(second), None, "it was given up");
         assert_eq!(flights.end(first), Some(7));
         assert_eq!(flights.end(first), None);
@@ -111,7 +127,8 @@ mod tests {
     fn one_more_than_the_most_is_refused() {
         let budget = Budget::new(0);
         let mut flights = Flights::default();
-        let mut begin = || flights.begin(1, Ticks(1), budget.hold(0).expect("nothing always fits"));
+        let mut begin =
+            || flights.begin(1, true, Ticks(1), budget.hold(0).expect("nothing always fits"));
         assert!((0..IN_FLIGHT_MAX).all(|_| begin().is_some()));
         assert_eq!(begin(), None);
         assert_eq!(flights.len(), IN_FLIGHT_MAX);

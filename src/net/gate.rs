@@ -21,6 +21,13 @@ pub fn unavailable(message: &str) -> Refusal {
     Refusal { retry_after_ms: Some(NO_LEADER_RETRY_MS), ..Refusal::unavailable(message) }
 }
 
+/// Makes the refusal for what changes nothing and was not answered in time.
+#[must_use]
+pub fn too_slow() -> Refusal {
+    let message = "this node was too slow to answer; ask again, or another node";
+    Refusal { unknown: false, message: message.into(), ..Refusal::deadline_exceeded() }
+}
+
 /// Makes the refusal of a node on its way out.
 #[must_use]
 pub fn stopping() -> Refusal {
@@ -34,8 +41,6 @@ enum Needs {
     Leader,
     /// Any node that knows a leader, for it asks that one for a read index.
     SomeLeader,
-    /// The leader, or a node without one, which tells its own view.
-    LeaderIfAny,
     /// This node.
     Nobody,
 }
@@ -50,12 +55,12 @@ fn needs(request: &Request) -> Needs {
         | Request::BatchUpdateJobStatus(_)
         | Request::ReleaseJobs(_)
         | Request::CancelJobs { .. }
-        | Request::TransferLeadership { .. } => Needs::Leader,
+        | Request::TransferLeadership { .. }
+        | Request::GetClusterStatus { local: false } => Needs::Leader,
         Request::GetJob { .. }
         | Request::ListJobs(_)
         | Request::WaitJobs { .. }
         | Request::ListWorkers => Needs::SomeLeader,
-        Request::GetClusterStatus { local: false } => Needs::LeaderIfAny,
         Request::GetClusterStatus { local: true }
         | Request::Ping
         | Request::Reserve { .. }
@@ -105,11 +110,9 @@ pub fn admit(request: &Request, view: &View) -> Result<(), Refusal> {
 fn check_leader(needs: Needs, view: &View) -> Result<(), Refusal> {
     let elsewhere = view.leader.as_ref().filter(|hint| hint.id != view.node);
     match (needs, elsewhere) {
-        (Needs::Nobody, _) | (Needs::SomeLeader, Some(_)) | (Needs::LeaderIfAny, None) => Ok(()),
+        (Needs::Nobody, _) | (Needs::SomeLeader, Some(_)) => Ok(()),
         _ if view.leads => Ok(()),
-        (Needs::Leader | Needs::LeaderIfAny, Some(hint)) => {
-            Err(Refusal::not_leader(Some(hint.clone())))
-        }
+        (Needs::Leader, Some(hint)) => Err(Refusal::not_leader(Some(hint.clone()))),
         (Needs::Leader | Needs::SomeLeader, None) => {
             Err(unavailable("no leader is known; an election takes a moment"))
         }
@@ -178,11 +181,12 @@ mod tests {
     }
 
     #[test]
-    fn cluster_status_without_leader_is_the_nodes_own() {
+    fn cluster_status_is_the_leaders_unless_asked_for_the_nodes_own() {
         let ask = |local| Request::GetClusterStatus { local };
         assert_eq!(code(ask(false), &view(false, Some(2))), Some(Code::NotLeader));
-        assert_eq!(code(ask(false), &view(false, None)), None);
+        assert_eq!(code(ask(false), &view(false, None)), Some(Code::Unavailable));
         assert_eq!(code(ask(true), &view(false, Some(2))), None);
+        assert_eq!(code(ask(true), &view(false, None)), None);
     }
 
     #[test]

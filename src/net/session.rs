@@ -256,8 +256,9 @@ impl Session {
             self.share_submits(arrived);
         }
         let now = (self.ctx.shared.clock)();
-        while let Some(corr) = self.flights.expire(now) {
-            self.refuse(corr, Refusal::deadline_exceeded());
+        while let Some((corr, is_change)) = self.flights.expire(now) {
+            let refusal = if is_change { Refusal::deadline_exceeded() } else { gate::too_slow() };
+            self.refuse(corr, refusal);
         }
     }
 
@@ -318,7 +319,8 @@ impl Session {
         };
         let deadline =
             Ticks(arrived.0 + ticks_in(self.ctx.config.patience.request + wait(&request)));
-        let Some(number) = self.flights.begin(frame.corr, deadline, hold) else {
+        let Some(number) = self.flights.begin(frame.corr, request.is_change(), deadline, hold)
+        else {
             let message = format!("{IN_FLIGHT_MAX} requests are in flight on this connection");
             return self.refuse(frame.corr, gate::full(&message));
         };

@@ -90,8 +90,7 @@ pub enum Request {
     },
     /// The registry, linearizable on any node: [`Reply::Workers`].
     ListWorkers,
-    /// The cluster as the leader sees it; a node without a leader tells its own view:
-    /// [`Reply::ClusterStatus`]. A follower answers `NOT_LEADER` unless `local`.
+    /// The cluster as the leader sees it: [`Reply::ClusterStatus`]. Leader only, unless `local`.
     GetClusterStatus {
         /// This node's own view will do.
         local: bool,

@@ -82,6 +82,31 @@ impl Request {
         }
     }
 
+    /// Tells whether it changes anything that outlives its answer. Of what does not, no outcome is
+    /// unknown (`wire-spec.md` §9).
+    #[must_use]
+    pub fn is_change(&self) -> bool {
+        match self {
+            Self::SubmitJob(_)
+            | Self::SubmitBatch(_)
+            | Self::RegisterWorker(_)
+            | Self::UpdateJobStatus(_)
+            | Self::BatchUpdateJobStatus(_)
+            | Self::ReleaseJobs(_)
+            | Self::CancelJobs { .. }
+            | Self::TransferLeadership { .. } => true,
+            Self::Ping
+            | Self::Heartbeat { .. }
+            | Self::Reserve { .. }
+            | Self::GetJob { .. }
+            | Self::ListJobs(_)
+            | Self::WaitJobs { .. }
+            | Self::ListWorkers
+            | Self::GetClusterStatus { .. }
+            | Self::ListLog { .. } => false,
+        }
+    }
+
     /// Returns its name, as `wire-spec.md` has it, for logs and metrics.
     #[must_use]
     pub fn name(&self) -> &'static str {

@@ -150,13 +150,15 @@ fn node_without_leader_or_on_its_way_out_is_unavailable_at_once() {
         view.leads = false;
         view.leader = None;
     });
-    for request in [Request::SubmitJob(job(1)), Request::GetJob { id: job(1).id }, heartbeat()] {
+    let confirmed = Request::GetClusterStatus { local: false };
+    let read = Request::GetJob { id: job(1).id };
+    for request in [Request::SubmitJob(job(1)), read, heartbeat(), confirmed] {
         client.send(2, &request);
         let (_, refusal) = client.refusal();
         assert_eq!((refusal.code, refusal.unknown), (Code::Unavailable, false), "{request:?}");
     }
-    client.send(3, &Request::GetClusterStatus { local: false });
-    assert!(matches!(node.read(), Ask::Request { .. }), "without a leader its own view is asked");
+    client.send(3, &Request::GetClusterStatus { local: true });
+    assert!(matches!(node.read(), Ask::Request { .. }), "its own view is told without a leader");
 }
 
 #[test]
@@ -209,7 +211,7 @@ fn wait_is_given_its_own_time_on_top() {
     client.send(2, &Request::GetJob { id: job(1).id });
     assert_eq!(client.refusal().0, 2, "the plain read first");
     let (corr, refusal) = client.refusal();
-    assert_eq!((corr, refusal.code), (1, Code::DeadlineExceeded));
+    assert_eq!((corr, refusal.code, refusal.unknown), (1, Code::DeadlineExceeded, false));
 }
 
 #[test]
