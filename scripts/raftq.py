@@ -50,7 +50,7 @@ INTERNAL, UNAVAILABLE, NOT_LEADER = 13, 14, 100
 
 TRY_SECONDS = 6.0  # an answer takes 5.5 s at most, plus wait_ms (§9)
 CONNECT_SECONDS = 3.0  # to connect and shake hands with one node
-SETTLE_SECONDS = 60.0  # an id may be forgotten a minute after its job's end (§16): no submit is repeated later
+SETTLE_SECONDS = 50.0  # an id may be forgotten a minute after its job's end (§16): no submit is repeated later
 WAIT_SLICE_MS = 10_000  # of one WAIT_JOBS; longer waits ask again
 PAUSE_FIRST, PAUSE_MAX, HOPS_MAX = 0.05, 2.0, 3  # §13
 
@@ -389,9 +389,13 @@ class Client:
         connection = self._connections.get(address)
         if connection is None:
             connection = Connection(address, min(deadline, time.monotonic() + CONNECT_SECONDS), self.cluster)
-            self._connections[address] = connection
+            met = connection.welcome["cluster"]
             if self.cluster == NO_CLUSTER:
-                self.cluster = connection.welcome["cluster"]
+                self.cluster = met
+            elif met not in (NO_CLUSTER, self.cluster):  # nothing is asked there (§8)
+                connection.socket.close()
+                raise Rejected(f"{address} belongs to another cluster", FAILED_PRECONDITION, "FAILED_PRECONDITION")
+            self._connections[address] = connection
             self.nodes = list(dict.fromkeys(self.nodes + [node["addr"] for node in connection.welcome["nodes"]]))
         return connection.request(kind, body, deadline)
 

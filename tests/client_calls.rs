@@ -20,10 +20,11 @@ use raftq::client::error::Error;
 use raftq::client::job::Job;
 use raftq::jobs::job::{JobView, Status};
 use raftq::types::{ClusterId, Fence, Index, JobId, Millis, NodeId, QueueName, Term, WorkerId};
+use raftq::wire::frame::{Frame, IGNORABLE};
 use raftq::wire::hello::Reject;
 use raftq::wire::message::{ClusterStatus, Code, Filter, Refusal, Reply, Request, Submitted};
 
-use client_node::{CLUSTER, LONG, Line, Node, hint, nobody, silent, take};
+use client_node::{CLUSTER, LONG, Line, Node, encoded, hint, nobody, silent, take};
 
 fn client(seeds: &[&str]) -> Client {
     Client::builder().seeds(seeds.iter().copied()).dice(1).build().unwrap()
@@ -274,6 +275,19 @@ fn late_answer_is_dropped_and_the_connection_goes_on() {
         assert_eq!((job.id, job.status), (JobId([2; 16]), Status::Completed));
     });
     assert_eq!(seen.connections(), 1);
+}
+
+#[test]
+fn frame_of_a_later_version_that_may_be_skipped_is_no_answer() {
+    let node = Node::bind();
+    let addr = node.addr.clone();
+    let seen = node.serve(|line, corr, request| {
+        let later = Frame { kind: 0xee, flags: IGNORABLE, ..Reply::Pong.to_frame(corr) };
+        line.write(&encoded(&later));
+        take(line, corr, request);
+    });
+    assert!(run(client(&[&addr]).submit(job())).unwrap().created);
+    assert_eq!((seen.connections(), seen.requests().len()), (1, 1));
 }
 
 #[test]
@@ -652,4 +666,21 @@ fn node_that_rejects_is_passed_over_for_one_that_does_not() {
     one.serve(take);
     two.serve(take);
     assert!(run(client(&[&seeds[0], &seeds[1]]).submit(job())).unwrap().created);
+}
+
+#[test]
+fn node_of_another_cluster_is_asked_nothing() {
+    let (mut other, own) = (Node::bind(), Node::bind());
+    other.welcome.cluster = ClusterId([0xee; 16]);
+    let (elsewhere, seed) = (other.addr.clone(), own.addr.clone());
+    let at_other = other.serve(|_, _, request| panic!("the other cluster is asked: {request:?}"));
+    let mut is_first = true;
+    own.serve(move |line, corr, request| {
+        if std::mem::take(&mut is_first) {
+            return line.reply(corr, Reply::Refused(Refusal::not_leader(hint(&elsewhere, 7))));
+        }
+        take(line, corr, request);
+    });
+    assert!(run(client(&[&seed]).submit(job())).unwrap().created);
+    assert_eq!((at_other.connections() > 0, at_other.requests().len()), (true, 0));
 }

@@ -22,6 +22,10 @@ fn submit() -> Request {
     Request::SubmitJob(NewJob { id: JobId([7; 16]), queue: QueueName::default(), body })
 }
 
+fn cancel() -> Request {
+    Request::CancelJobs { ids: vec![JobId([7; 16])] }
+}
+
 fn hint(addr: &str, term: u64) -> LeaderHint {
     LeaderHint { id: NodeId(1), addr: addr.into(), term: Term(term) }
 }
@@ -165,7 +169,7 @@ fn leader_told_in_the_welcome_saves_the_detour() {
         frame_bytes_max: 1 << 20,
         in_flight_max: 16,
     };
-    world.cluster.welcomed(&first, &welcome);
+    assert!(world.cluster.welcomed(&first, &welcome));
     assert_eq!(world.call.reached(&world.cluster, &first, world.now), Reached::Elsewhere);
     assert_eq!(world.sends_to(), "b");
 }
@@ -258,6 +262,28 @@ fn submit_that_was_sent_and_lost_is_unknown_when_the_time_is_over() {
     assert_eq!(error.ids(), [JobId([7; 16])]);
     assert_eq!(error.attempts(), 2);
     assert!(error.to_string().contains("07070707"), "{error}");
+}
+
+#[test]
+fn submit_is_not_repeated_later_than_fifty_seconds_after_it_may_have_been_done() {
+    let hour = Moment(3_600_000);
+    for (request, is_bounded) in [(submit(), true), (cancel(), false)] {
+        let mut world = World::new(request, 1);
+        let request = world.call.request().clone();
+        world.call = Call::new(request, None, &mut world.cluster, world.now, hour);
+        let addr = world.sends_to();
+        world.now = world.now.after(Duration::from_secs(2));
+        world.hears(&addr, Refusal::unavailable("no leader"));
+        assert_eq!(world.call.deadline(), hour, "nothing was done yet");
+        let addr = world.sends_to();
+        let ends = if is_bounded { world.now.after(Duration::from_secs(50)) } else { hour };
+        for _ in 0..2 {
+            world.now = world.now.after(Duration::from_secs(2));
+            world.loses(&addr, true);
+            assert_eq!(world.call.deadline(), ends, "counted from the begin of the first such try");
+            world.sends_to();
+        }
+    }
 }
 
 #[test]

@@ -195,12 +195,3 @@ fn rows(section: &'static str) -> Vec<Vec<&'static str>> {
     let lines = section.lines().filter(|line| line.starts_with('|'));
     lines.map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect()
 }
-
-/// Prints the document's examples: `cargo test --test wire_spec -- --ignored --nocapture`.
-#[test]
-#[ignore = "writes the examples anew, for whoever changes a message"]
-fn print_examples() {
-    for (title, corr, message) in samples() {
-        println!("{}", block(title, corr, &message));
-    }
-}

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::client::client::{Client, misplaced};
 use crate::client::clock;
+use crate::client::core::SUBMIT_REPEATED_MAX;
 use crate::client::error::Error;
 use crate::client::job::Job;
 use crate::jobs::job::NewJob;
@@ -23,7 +24,7 @@ impl Client {
     ///
     /// A job that is refused for itself alone stands as a refusal in its place; where a request failed as
     /// a whole after others had succeeded, so do its jobs. Jobs refused only for now (the queue is full)
-    /// are sent again until the time of a request is over.
+    /// are sent again until the time of a request is over, or for 50 s if that is longer.
     ///
     /// # Errors
     /// When no request succeeded: that of the first.
@@ -63,7 +64,7 @@ impl Client {
         mut chunk: Vec<(usize, NewJob)>,
         results: &mut [Result<Submitted, Refusal>],
     ) -> Result<(), Error> {
-        let deadline = clock::now().after(self.request_timeout);
+        let deadline = clock::now().after(self.request_timeout.min(SUBMIT_REPEATED_MAX));
         let mut is_first = true;
         loop {
             let request = Request::SubmitBatch(chunk.iter().map(|(_, job)| job.clone()).collect());

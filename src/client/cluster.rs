@@ -117,10 +117,14 @@ impl Cluster {
         self.rng.fork()
     }
 
-    /// Takes note of what a node said when it let us in.
-    pub fn welcomed(&mut self, addr: &Addr, welcome: &Welcome) {
+    /// Takes note of what a node said when it let us in. Returns `false`, and learns nothing, if the node
+    /// is of another cluster than the first one met: nothing is to be asked there (`wire-spec.md` §8).
+    #[must_use]
+    pub fn welcomed(&mut self, addr: &Addr, welcome: &Welcome) -> bool {
         if self.id.is_unknown() {
             self.id = welcome.cluster;
+        } else if !welcome.cluster.is_unknown() && welcome.cluster != self.id {
+            return false;
         }
         let voters = welcome.nodes.iter().take(NODES_MAX);
         self.nodes.retain(|node| {
@@ -138,6 +142,7 @@ impl Cluster {
         if let Some(hint) = &welcome.leader {
             self.learn(hint);
         }
+        true
     }
 
     /// Takes note of who leads. Returns `false` for a hint of a lower term than one heard before: it
@@ -313,14 +318,18 @@ mod tests {
             frame_bytes_max: 1,
             in_flight_max: 1,
         };
-        cluster.welcomed(&"a".into(), &welcome);
+        assert!(cluster.welcomed(&"a".into(), &welcome));
         assert_eq!(order(&cluster, 0), ["a", "b", "c"]);
         assert_eq!(cluster.id(), ClusterId([7; 16]));
         welcome.nodes = vec![(NodeId(2), "c".into()), (NodeId(3), "d".into())];
-        welcome.cluster = ClusterId([8; 16]);
-        cluster.welcomed(&"a".into(), &welcome);
+        welcome.cluster = ClusterId::default();
+        assert!(cluster.welcomed(&"a".into(), &welcome), "a node may not know its cluster yet");
         assert_eq!(order(&cluster, 0), ["a", "c", "d"]);
-        assert_eq!(cluster.id(), ClusterId([7; 16]), "the first cluster met is the one meant");
+        welcome.nodes = vec![(NodeId(9), "z".into())];
+        welcome.cluster = ClusterId([8; 16]);
+        assert!(!cluster.welcomed(&"a".into(), &welcome), "the first cluster met is the one meant");
+        assert_eq!(order(&cluster, 0), ["a", "c", "d"]);
+        assert_eq!(cluster.id(), ClusterId([7; 16]));
     }
 
     #[test]

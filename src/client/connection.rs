@@ -387,7 +387,10 @@ async fn read(shared: Arc<Shared>, mut frames: Reader, outbox: mpsc::UnboundedSe
             Ok(Some(Ok(frame))) => {
                 silent_steps = 0;
                 shared.unheard_bytes.store(0, Ordering::Relaxed);
-                shared.deliver(frame);
+                // What a later version says beside the answers, whatever number it carries.
+                if !frame.is_ignorable() || kind::name(frame.kind).is_some() {
+                    shared.deliver(frame);
+                }
             }
             Ok(Some(Err(error))) => break error.to_string(),
             Ok(None) => break "the node closed it".into(),

@@ -35,6 +35,10 @@ const ANSWER_TIME: Duration = Duration::from_secs(6);
 /// A heartbeat without an answer is worth less than a new one elsewhere.
 const HEARTBEAT_TIME: Duration = Duration::from_secs(1);
 
+/// No try of a submit begins later than this after the first one whose outcome is unknown: the job may have
+/// ended since, and its id is sure to be known for 60 s more only (`wire-spec.md` §16).
+pub(crate) const SUBMIT_REPEATED_MAX: Duration = Duration::from_secs(50);
+
 /// Addresses remembered for the text of an error, at most: the last ones.
 const ASKED_MAX: usize = 8;
 
@@ -80,6 +84,8 @@ pub struct Call {
     last: Option<Addr>,
     /// The head of the last step's list.
     wanted: Option<Addr>,
+    /// When the last try began.
+    tried: Moment,
     hops: u32,
     pause: Duration,
     attempts: u32,
@@ -123,6 +129,7 @@ impl Call {
             next: None,
             last: None,
             wanted: None,
+            tried: now,
             hops: 0,
             pause: PAUSE_MIN,
             attempts: 0,
@@ -190,6 +197,7 @@ impl Call {
             return Reached::Elsewhere;
         }
         self.attempts = self.attempts.saturating_add(1);
+        self.tried = now;
         self.asked.retain(|asked| asked != addr);
         if self.asked.len() == ASKED_MAX {
             self.asked.remove(0);
@@ -262,7 +270,7 @@ impl Call {
             self.back_off(cluster, Duration::ZERO, now);
             return None;
         };
-        self.is_unknown |= refusal.unknown && self.request.is_change();
+        self.may_be_done(refusal.unknown);
         self.was_answered = true;
         // An old hint is not followed; what it is older than is known, and is.
         if let Some(hint) = refusal.leader.as_ref().filter(|hint| *hint.addr != **addr) {
@@ -321,8 +329,19 @@ impl Call {
         }
     }
 
+    /// Takes note that the last try of a change may come to something yet.
+    fn may_be_done(&mut self, may_be: bool) {
+        if !may_be || self.is_unknown || !self.request.is_change() {
+            return;
+        }
+        self.is_unknown = true;
+        if matches!(*self.request, Request::SubmitJob(_) | Request::SubmitBatch(_)) {
+            self.deadline = self.deadline.min(self.tried.after(SUBMIT_REPEATED_MAX));
+        }
+    }
+
     fn gone(&mut self, addr: &Addr, was_sent: bool, why: String) {
-        self.is_unknown |= was_sent && self.request.is_change();
+        self.may_be_done(was_sent);
         self.last = Some(addr.clone());
         self.heard = Heard::Lost(why);
     }

@@ -129,11 +129,23 @@ impl Pool {
         slot
     }
 
-    /// Puts a connection into its slot, or empties the slot of one that failed.
-    fn dialled(&self, addr: &Addr, outcome: &Result<Connection, DialError>) {
-        match outcome {
+    /// Puts a connection into its slot, or empties the slot of one that failed or leads elsewhere.
+    fn dialled(
+        &self,
+        addr: &Addr,
+        outcome: Result<Connection, DialError>,
+    ) -> Result<Connection, DialError> {
+        let outcome = outcome.and_then(|connection| {
+            // It said hello before the cluster was known, and has met another one.
+            if self.cluster().welcomed(addr, connection.welcome()) {
+                return Ok(connection);
+            }
+            connection.close();
+            let error = DialError::new(addr, "it belongs to another cluster");
+            Err(DialError { is_rejected: true, ..error })
+        });
+        match &outcome {
             Ok(connection) => {
-                self.cluster().welcomed(addr, connection.welcome());
                 self.slots().insert(addr.clone(), Slot::Up(connection.clone()));
             }
             Err(error) => {
@@ -145,6 +157,7 @@ impl Pool {
         if self.is_closed() {
             self.close();
         }
+        outcome
     }
 }
 
@@ -161,13 +174,13 @@ async fn dial_into(
         return;
     };
     let dialling = timeout(patience, Connection::dial(&addr, cluster, &agent));
-    let outcome = dialling.await.unwrap_or_else(|_late| {
+    let mut outcome = dialling.await.unwrap_or_else(|_late| {
         let text = format!("no connection within {:.1} s", patience.as_secs_f64());
         Err(DialError::new(&addr, text))
     });
     // A client that is gone needs no connection.
     if let Some(pool) = pool.upgrade() {
-        pool.dialled(&addr, &outcome);
+        outcome = pool.dialled(&addr, outcome);
     }
     let _nobody_waits = done.send(outcome).is_err();
 }
