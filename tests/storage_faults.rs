@@ -223,3 +223,12 @@ fn received_snapshot_that_cannot_be_written_stops_the_node() {
     }
     assert!(failures > 5, "{failures} failures");
 }
+
+#[test]
+fn thread_of_the_disk_that_panics_stops_the_node() {
+    let (opened, events) = start(&Memory::default()).unwrap();
+    opened.storage.write_snapshot(meta(1), Box::new(|_each| panic!("an image that is broken")));
+    let event = events.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+    let Event::Failed { what } = event else { panic!("{event:?}") };
+    assert!(what.contains("panicked"), "{what}");
+}

@@ -259,6 +259,16 @@ impl Life {
     }
 }
 
+/// A thread that panics is a node that must stop: nobody would ever hear of what it was to do. (A build
+/// that aborts on a panic never comes here.)
+impl Drop for Life {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.tell(Event::Failed { what: "a thread of the disk panicked".into() });
+        }
+    }
+}
+
 fn start<D: Disk>(parts: Parts<D>, life: &Life) -> io::Result<Storage<D>> {
     let (log, log_tasks) = bounded(LOG_WAITING_MAX);
     let (reads, read_tasks) = bounded(READS_WAITING_MAX);

@@ -270,3 +270,35 @@ fn chunk_out_of_place_is_declined() {
     assert_eq!(peer.frame(), None);
     until("the connection is gone", || node.metrics().connections_open.value() == 0);
 }
+
+#[test]
+fn sender_that_goes_while_the_whole_file_is_checked_takes_nothing_with_it() {
+    let (release, hold) = crossbeam_channel::bounded(1);
+    let plan = Plan::of_two();
+    plan.files.0.lock().unwrap().hold = Some(hold);
+    let node = plan.start();
+    let mut peer = Client::peer(node.addr, 2, 1, Role::Bulk);
+    let file = Files::with_snapshot(INDEX, CHUNK_BYTES).0.lock().unwrap().newest.take().unwrap().0;
+    let (id, bytes) = (file.id, file.bytes);
+    peer.send_frame(&BulkMessage::Offer { term: Term(4), meta: file.meta, id, bytes }.to_frame());
+    let PeerEvent::Offered { verdict, .. } = event(&node) else { panic!("an offer") };
+    verdict.try_send(Offer::Wanted).unwrap();
+    let heard = |peer: &mut Client| BulkMessage::from_frame(&peer.frame().unwrap()).unwrap();
+    assert_eq!(heard(&mut peer), BulkMessage::Accept { id, offset: 0 });
+    let data = vec![0; CHUNK_BYTES].into();
+    peer.send_frame(&BulkMessage::Chunk { id, offset: 0, data }.to_frame());
+    for _ in 0..2 {
+        assert_eq!(
+            heard(&mut peer),
+            BulkMessage::Window { id, offset: bytes },
+            "told every second"
+        );
+    }
+    drop(peer);
+    // The first word after that is lost in silence, the second one fails.
+    std::thread::sleep(std::time::Duration::from_millis(2_500));
+    release.send(()).unwrap();
+    let event = event(&node);
+    let PeerEvent::Received { from, meta, .. } = event else { panic!("{event:?}") };
+    assert_eq!((from, meta.index), (NodeId(2), Index(INDEX)));
+}

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Receiver;
 use raftq::jobs::machine::Machine;
 use raftq::net::inbox::{Ask, Outlets, ReplyTo, lanes};
 use raftq::net::metrics::Metrics;
@@ -233,6 +234,8 @@ pub(crate) struct FilesState {
     pub(crate) begun_at: Vec<u64>,
     /// Fails every `begin` with this.
     pub(crate) refuse: Option<String>,
+    /// Keeps the next `finish` until the test says so.
+    pub(crate) hold: Option<Receiver<()>>,
 }
 
 impl Files {
@@ -290,6 +293,10 @@ impl SnapshotFiles for Files {
     }
 
     fn finish(&self, _: [u8; 16]) -> Result<(SnapshotMeta, Box<Machine>), String> {
+        let hold = self.0.lock().unwrap().hold.take();
+        if let Some(hold) = hold {
+            hold.recv_timeout(LONG).unwrap();
+        }
         let state = self.0.lock().unwrap();
         let (file, _) = state.partial.as_ref().unwrap();
         Ok((file.meta.clone(), Box::new(Machine::new())))

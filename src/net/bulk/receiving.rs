@@ -110,7 +110,7 @@ async fn take_file(
     taken_away: &channel::Receiver<()>,
 ) -> io::Result<Result<(SnapshotMeta, Box<Machine>), String>> {
     let (files, begun) = (Arc::clone(&ctx.shared.snapshots), file.clone());
-    let mut next = match alive(ctx, frames, None, move || files.begin(&begun)).await? {
+    let mut next = match alive(ctx, frames, None, move || files.begin(&begun)).await {
         Ok(offset) if offset <= file.bytes => offset,
         Ok(offset) => return Ok(Err(format!("{offset} of {} bytes are here", file.bytes))),
         Err(reason) => return Ok(Err(reason)),
@@ -138,7 +138,7 @@ async fn take_file(
     }
     let (files, id) = (Arc::clone(&ctx.shared.snapshots), file.id);
     let whole = BulkMessage::Window { id, offset: next };
-    alive(ctx, frames, Some(&whole), move || files.finish(id)).await
+    Ok(alive(ctx, frames, Some(&whole), move || files.finish(id)).await)
 }
 
 fn ends_within(offset: u64, data: &Bytes, bytes: u64) -> bool {
@@ -147,20 +147,24 @@ fn ends_within(offset: u64, data: &Bytes, bytes: u64) -> bool {
 }
 
 /// Runs something long on a thread that may block, and meanwhile repeats a word to the sender, so
-/// that it does not take us for dead.
+/// that it does not take us for dead. A sender that has gone takes nothing with it: what is whole
+/// here needs nothing more from there.
 async fn alive<T: Send + 'static>(
     ctx: &Ctx,
     frames: &mut Frames,
-    word: Option<&BulkMessage>,
+    mut word: Option<&BulkMessage>,
     work: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<T> {
+) -> T {
     let mut working = task::spawn_blocking(work);
     loop {
         if let Ok(done) = timeout(ALIVE_EVERY, &mut working).await {
-            return Ok(done);
+            return done;
         }
-        if let Some(word) = word {
-            say(ctx, frames, word).await?;
+        if let Some(repeated) = word
+            && let Err(error) = say(ctx, frames, repeated).await
+        {
+            log::debug!("the sender of a snapshot has gone, which is whole here: {error}");
+            word = None;
         }
     }
 }
