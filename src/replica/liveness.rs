@@ -9,6 +9,10 @@ use crate::types::{Incarnation, Ticks, WorkerId};
 /// A worker unheard for so long is lost, in ticks: 3 s.
 pub const LOST_TICKS: u64 = 300;
 
+/// A worker unheard for so long is given nothing new, in ticks: 1.5 s, a heartbeat and a half. Without
+/// this, the jobs of a node that died would go to others that died with it, and wait for their loss too.
+pub const DOUBTED_TICKS: u64 = 150;
+
 /// A leader that stood still for so long gives every worker a fresh window, in ticks: what was sent
 /// meanwhile still waits in its sockets (etcd issue 15247).
 pub const STOOD_STILL_TICKS: u64 = 50;
@@ -89,7 +93,7 @@ impl Liveness {
             heard.incarnation == incarnation
                 && heard.spoke
                 && !heard.draining
-                && now.0.saturating_sub(heard.at.0) < LOST_TICKS
+                && now.0.saturating_sub(heard.at.0) < DOUBTED_TICKS
         })
     }
 
@@ -134,5 +138,25 @@ impl Liveness {
         self.heard.retain(|id, _| {
             machine.worker(id).is_some_and(|worker| worker.state == WorkerState::Live)
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn worker_that_missed_a_heartbeat_is_given_nothing_until_the_next() {
+        let (worker, start) = (WorkerId::new("w").unwrap(), Incarnation(7));
+        let mut liveness = Liveness::default();
+        assert!(!liveness.takes_jobs(&worker, start, Ticks(0)), "never heard");
+        liveness.hear(&worker, start, false, Ticks(1000));
+        assert!(liveness.takes_jobs(&worker, start, Ticks(1000 + DOUBTED_TICKS - 1)));
+        assert!(!liveness.takes_jobs(&worker, start, Ticks(1000 + DOUBTED_TICKS)));
+        assert!(!liveness.takes_jobs(&worker, Incarnation(8), Ticks(1000)), "another start");
+        liveness.hear(&worker, start, false, Ticks(1200));
+        assert!(liveness.takes_jobs(&worker, start, Ticks(1200 + 100)));
+        liveness.hear(&worker, start, true, Ticks(1300));
+        assert!(!liveness.takes_jobs(&worker, start, Ticks(1300)), "it drains");
     }
 }
