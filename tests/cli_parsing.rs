@@ -422,6 +422,23 @@ fn defaults_of_node_are_the_cluster_limits() {
 }
 
 #[test]
+fn little_log_kept_makes_small_files_and_early_snapshots() {
+    for (keep, segment, snapshot_at) in
+        [("0", 1, 1), ("3MiB", 3, 3), ("20MiB", 16, 20), ("1GiB", 16, 64)]
+    {
+        let words = format!(
+            "raftq node --id 1 --listen 127.0.0.1:1 --peers 1=127.0.0.1:1 --data d --log-keep {keep}"
+        );
+        let Verb::Node(args) = Cli::try_parse_from(words.split_whitespace()).unwrap().verb else {
+            panic!("not a node")
+        };
+        let config = node::config(args);
+        let sizes = (config.segment_bytes >> 20, config.snapshot_bytes_min >> 20);
+        assert_eq!(sizes, (segment, snapshot_at), "--log-keep {keep}");
+    }
+}
+
+#[test]
 fn options_of_node_reach_their_fields() {
     let words = "raftq node --id 2 --listen 127.0.0.1:7102 --peers 1=a:1,2=b:2 --data d --slots 0 \
         --insecure --log-keep 1KiB --segment 2KiB --snapshot-at 3KiB --finished-keep 4 \

@@ -57,20 +57,22 @@ pub struct NodeArgs {
     #[arg(long, value_name = "DUR", default_value = "10s", value_parser = values::duration, allow_hyphen_values = true)]
     pub grace: Duration,
 
-    /// Log kept on disk behind the newest snapshot, so that a node a little behind needs no snapshot.
+    /// Log kept on disk behind the newest snapshot, so that a node a little behind needs no snapshot. With little to keep,
+    /// the next two are smaller too.
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size, allow_hyphen_values = true)]
     #[arg(help_heading = "Storage")]
     pub log_keep: u64,
 
-    /// Size of one file of the log.
-    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = values::size, allow_hyphen_values = true)]
+    /// Size of one file of the log [default: as --log-keep, 1MiB at least, 16MiB at most].
+    #[arg(long, value_name = "SIZE", value_parser = values::size, allow_hyphen_values = true)]
     #[arg(help_heading = "Storage")]
-    pub segment: u64,
+    pub segment: Option<u64>,
 
-    /// Log on disk that makes a snapshot due (or the size of the last snapshot, if that is more).
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size, allow_hyphen_values = true)]
+    /// Log on disk that makes a snapshot due, or the size of the last snapshot, if that is more
+    /// [default: as --log-keep, 1MiB at least, 64MiB at most].
+    #[arg(long, value_name = "SIZE", value_parser = values::size, allow_hyphen_values = true)]
     #[arg(help_heading = "Storage")]
-    pub snapshot_at: u64,
+    pub snapshot_at: Option<u64>,
 
     /// Finished jobs kept for `get` and `list`, by count. The first leader of a new cluster writes
     /// the limits below into the log, where they hold for every node; a node whose own differ warns.
@@ -111,8 +113,9 @@ pub fn config(args: NodeArgs) -> Config {
         slots: args.slots,
         insecure: args.insecure,
         log_keep_bytes: args.log_keep,
-        segment_bytes: args.segment,
-        snapshot_bytes_min: args.snapshot_at,
+        // Log is let go of by whole files and behind a snapshot: to keep little, both must be small.
+        segment_bytes: args.segment.unwrap_or(args.log_keep.clamp(1 << 20, 16 << 20)),
+        snapshot_bytes_min: args.snapshot_at.unwrap_or(args.log_keep.clamp(1 << 20, 64 << 20)),
         limits: Limits {
             finished_count_max: args.finished_keep,
             finished_age_ms_max: values::whole_ms(args.finished_age),
