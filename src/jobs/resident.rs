@@ -202,6 +202,20 @@ pub fn job_content(queue: &QueueName, kind: Kind, body: &[u8]) -> Content {
     Content::of(Fold::new(b'b').bytes(queue.as_str().as_bytes()).u8(kind.code()).bytes(body))
 }
 
+/// Shares the output of an ending.
+fn output_of(ending: &Arc<Ending>) -> Bytes {
+    struct Output(Arc<Ending>);
+    impl AsRef<[u8]> for Output {
+        fn as_ref(&self) -> &[u8] {
+            &self.0.output
+        }
+    }
+    if ending.output.is_empty() {
+        return Bytes::new();
+    }
+    Bytes::from_owner(Output(Arc::clone(ending)))
+}
+
 /// Packs a body into bytes. Commands lose nothing by it: a body without a fault has at least one
 /// word and no zero byte.
 #[must_use]
@@ -265,7 +279,7 @@ impl Job {
         })
     }
 
-    /// Tells users about it.
+    /// Tells users about it. Output and payload are shared, not copied.
     #[must_use]
     pub fn view(&self, with_body: bool) -> JobView {
         let ending = self.ending.as_deref();
@@ -277,7 +291,7 @@ impl Job {
             worker: self.worker().cloned(),
             fence: self.fence(),
             exit_code: ending.and_then(|ending| ending.exit_code),
-            output: ending.map_or_else(Bytes::new, |it| Bytes::copy_from_slice(&it.output)),
+            output: self.ending.as_ref().map_or_else(Bytes::new, output_of),
             output_cut: ending.is_some_and(|ending| ending.output_cut),
             error: ending.and_then(|ending| ending.error.as_deref()).map(String::from),
             created_ms: self.created_ms,

@@ -27,7 +27,7 @@ use crate::replica::input::Turn;
 use crate::replica::view::{Notice, View};
 use crate::storage::log::Options;
 use crate::storage::threads::{Opened, Recovered, open};
-use crate::types::{ClusterId, Incarnation, Term, WorkerId};
+use crate::types::{ClusterId, Incarnation, Index, Term, WorkerId};
 use crate::worker::runner::{BuiltIn, BuiltInConfig, start};
 
 /// Notices for the built-in worker that wait, at most; past it the worker is told all it holds again.
@@ -332,13 +332,19 @@ fn boot(
     })
 }
 
+/// What is known before the first turn: the directories of the newest configuration, and the cluster of the
+/// newest one that is committed for certain.
 fn first_view(config: &Config, boot: &Boot) -> View {
-    let configuration = boot
-        .configurations
-        .last()
-        .map(|(_, configuration)| configuration.clone())
-        .or_else(|| boot.snapshot.as_ref().map(|meta| meta.configuration.clone()))
-        .unwrap_or_else(|| boot.configuration.clone());
+    let newest = |upto: Index| {
+        let mut known = boot.configurations.iter().rev();
+        known
+            .find(|(index, _)| *index <= upto)
+            .map(|(_, configuration)| configuration)
+            .or(boot.snapshot.as_ref().map(|meta| &meta.configuration))
+            .unwrap_or(&boot.configuration)
+    };
+    let cluster = newest(boot.commit_index).cluster;
+    let configuration = Configuration { cluster, ..newest(boot.last_index).clone() };
     View {
         node: config.id,
         leads: false,

@@ -21,7 +21,7 @@ use crate::replica::core::Replica;
 use crate::replica::input::{Input, Output, Turn};
 use crate::replica::view::Notice;
 use crate::storage::threads::{Event, Storage};
-use crate::types::{Incarnation, NodeId, TICK_MS, Term, WorkerId};
+use crate::types::{Incarnation, Index, NodeId, TICK_MS, Term, WorkerId};
 use crate::wire::message::Request;
 
 /// Peer messages taken in one turn, at most; the rest waits for the next one.
@@ -72,7 +72,9 @@ pub(super) struct RaftThread {
 struct Loop {
     metrics: Arc<Metrics>,
     inputs: Vec<Input<ReplyTo>>,
-    verdicts: BTreeMap<NodeId, channel::Sender<Offer>>,
+    /// Where the verdict on the last offer of a node goes. An offer that another one followed hears
+    /// nothing: its sender has given it up.
+    verdicts: BTreeMap<NodeId, (Index, channel::Sender<Offer>)>,
     local: Option<(WorkerId, Incarnation)>,
     /// The term of whose leader the worker was told last.
     told_term: Term,
@@ -218,8 +220,9 @@ impl RaftThread {
         for send in output.send_snapshot {
             self.net.send_snapshot(send.to, send.term, send.index_min);
         }
-        for (from, offer) in output.offers {
-            if let Some(verdict) = state.verdicts.remove(&from)
+        for (from, index, offer) in output.offers {
+            if state.verdicts.get(&from).is_some_and(|(offered, _)| *offered == index)
+                && let Some((_, verdict)) = state.verdicts.remove(&from)
                 && verdict.try_send(offer).is_err()
             {
                 log::debug!("the offer of node {from} is gone already");
@@ -294,7 +297,7 @@ impl Loop {
             PeerEvent::Message { from, dir, message } => Input::Peer { from, dir, message },
             PeerEvent::Lost(id) => Input::PeerLost(id),
             PeerEvent::Offered { from, dir, term, meta, verdict } => {
-                self.verdicts.insert(from, verdict);
+                self.verdicts.insert(from, (meta.index, verdict));
                 Input::SnapshotOffered { from, dir, term, meta }
             }
             PeerEvent::Received { from, meta, bytes, machine } => {

@@ -250,11 +250,13 @@ impl Raft {
         self.applied_index < self.applicable() && self.next_to_apply().is_some()
     }
 
-    /// Tells whether a leader has room for a proposal; past the bound [`Raft::propose`] refuses.
+    /// Tells whether a leader has room for more submits. An eighth of the bound at which
+    /// [`Raft::propose`] refuses is left to what empties the queue: reports, registrations, verdicts.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.uncommitted_entries() < self.config.uncommitted_entries_max
-            && self.leading.uncommitted_bytes < self.config.uncommitted_bytes_max
+        let most = |bound: usize| bound - bound / 8;
+        self.uncommitted_entries() < most(self.config.uncommitted_entries_max)
+            && self.leading.uncommitted_bytes < most(self.config.uncommitted_bytes_max)
     }
 
     /// Returns everything about this node that others may know.
@@ -338,6 +340,13 @@ impl Raft {
     #[must_use]
     pub fn own_term_committed(&self) -> bool {
         self.role == Role::Leader && self.commit_index >= self.leading.first_index
+    }
+
+    /// Tells whether this node leads and has handed out the first entry of its own term to be applied: what
+    /// former leaders decided is in the machine then.
+    #[must_use]
+    pub fn own_term_applied(&self) -> bool {
+        self.role == Role::Leader && self.applied_index >= self.leading.first_index
     }
 
     /// Returns the configuration in force: the newest one in the log, committed or not.

@@ -12,7 +12,7 @@ pub(super) enum Held {
     /// A message.
     Message(NodeId, Message),
     /// An answer to the offer of a snapshot.
-    Offer(NodeId, Offer),
+    Offer(NodeId, Index, Offer),
 }
 
 /// The batch on its way to the disk.
@@ -148,11 +148,11 @@ impl Raft {
     }
 
     /// Answers the offer of a snapshot, under the same rule.
-    pub(super) fn post_offer(&mut self, to: NodeId, offer: Offer) {
+    pub(super) fn post_offer(&mut self, to: NodeId, index: Index, offer: Offer) {
         if self.is_hard_durable() {
-            self.out.offers.push((to, offer));
+            self.out.offers.push((to, index, offer));
         } else if self.held.len() < HELD_MAX {
-            self.held.push(Held::Offer(to, offer));
+            self.held.push(Held::Offer(to, index, offer));
         }
     }
 
@@ -160,7 +160,7 @@ impl Raft {
         for held in self.held.drain(..) {
             match held {
                 Held::Message(to, message) => self.out.send.push((to, message)),
-                Held::Offer(to, offer) => self.out.offers.push((to, offer)),
+                Held::Offer(to, index, offer) => self.out.offers.push((to, index, offer)),
             }
         }
     }

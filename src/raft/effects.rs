@@ -27,8 +27,9 @@ pub struct Effects {
     pub send_snapshot: Vec<SendSnapshot>,
     /// Transfers to break off: the term has changed, or the follower needs none any more.
     pub abort_snapshots: Vec<NodeId>,
-    /// Answers to offers of a snapshot, for the lane that carries its chunks.
-    pub offers: Vec<(NodeId, Offer)>,
+    /// Answers to offers of a snapshot, each with its sender and index, for the lane that carries its
+    /// chunks.
+    pub offers: Vec<(NodeId, Index, Offer)>,
     /// A received snapshot that takes the place of the log and the machine: restore the machine from
     /// it, before anything in `apply`. Its [`Persist::reset`] is in this turn's or a later batch.
     pub install: Option<SnapshotMeta>,

@@ -222,7 +222,7 @@ impl Raft {
             return;
         }
         if term < self.hard.term {
-            self.post_offer(from, Offer::Stale(self.hard.term));
+            self.post_offer(from, meta.index, Offer::Stale(self.hard.term));
             return;
         }
         if !self.follow(from, term) {
@@ -232,7 +232,8 @@ impl Raft {
         if is_held {
             self.catch_up_with(meta);
         }
-        self.post_offer(from, if is_held { Offer::Held } else { Offer::Wanted });
+        let offer = if is_held { Offer::Held } else { Offer::Wanted };
+        self.post_offer(from, meta.index, offer);
     }
 
     /// Takes a snapshot whose file is durable and verified here. One that is newer than what is

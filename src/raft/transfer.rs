@@ -31,7 +31,7 @@ impl Raft {
         }
         let target = match to {
             Some(to) => self.peer(to).map(|peer| peer.id),
-            None => self.best_successor(),
+            None => self.successor(|_id| true),
         };
         let to = target.ok_or(TransferError::NoTarget)?;
         let deadline = self.now + self.config.election_ticks_max;
@@ -41,15 +41,18 @@ impl Raft {
         Ok(to)
     }
 
-    /// Finds the follower that could take over soonest, among those heard lately.
-    fn best_successor(&self) -> Option<NodeId> {
+    /// Finds the follower that could take over soonest, among those heard lately: one of those preferred,
+    /// if there are any, then the one that has most of the log.
+    #[must_use]
+    pub fn successor(&self, prefers: impl Fn(NodeId) -> bool) -> Option<NodeId> {
         let is_near = |peer: &&Peer| {
             let silence = peer.heard.map(|heard| self.now - heard);
             silence.is_some_and(|ticks| ticks <= self.config.check_quorum_ticks)
                 && peer.feed == Feed::Replicate
         };
         let near = self.peers.iter().filter(is_near);
-        near.max_by_key(|peer| (peer.match_index, peer.heard)).map(|peer| peer.id)
+        let best = near.max_by_key(|peer| (prefers(peer.id), peer.match_index, peer.heard));
+        best.map(|peer| peer.id)
     }
 
     /// Tells the target to campaign once it holds the whole log, durable there and here; again with

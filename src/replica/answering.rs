@@ -1,18 +1,22 @@
 //! Answers on their way out: what an entry came to, in the words of the wire.
 
 use crate::jobs::command::{CancelOutcome, Outcome, RegisterOutcome, SubmitOutcome, UpdateOutcome};
-use crate::jobs::job::{JobView, Status};
+use crate::jobs::job::Status;
 use crate::jobs::registry::WorkerState;
 use crate::raft::core::{ProposeError, Role};
 use crate::replica::core::Replica;
+use crate::replica::reading;
 use crate::replica::reads::{Parked, Read};
 use crate::replica::view::Answer;
 use crate::replica::waiters::{Wait, submitted};
 use crate::types::{Incarnation, JobId, WorkerId};
-use crate::wire::message::{Code, Refusal, Reply, Submitted};
+use crate::wire::message::{Code, Refusal, Reply, Request, Submitted};
 
 /// What a client waits at least before it tries a full queue again, in ms.
 const RETRY_AFTER_MS: u64 = 50;
+
+/// Jobs of a wait that are looked up in a turn, at most: hundreds of waits may end in one.
+const WAITED_HERE_MAX: usize = 16;
 
 impl<W> Replica<W> {
     /// Answers.
@@ -57,16 +61,6 @@ impl<W> Replica<W> {
                 Refusal::unavailable("leadership is being handed over; ask again in a moment")
             }
         }
-    }
-
-    /// Says that a job is not here.
-    pub(super) fn no_such_job(&self, id: JobId) -> Refusal {
-        let text = if self.machine.is_known(id) {
-            format!("job {id} has ended and was forgotten")
-        } else {
-            format!("no job {id}")
-        };
-        Refusal::not_found(text)
     }
 
     /// Answers those who waited for an entry with what it came to.
@@ -201,22 +195,29 @@ impl<W> Replica<W> {
             let text = format!("{worker} was judged lost or has registered anew: register again");
             return self.refuse(waiter, Refusal::new(Code::FailedPrecondition, text));
         }
+        if self.liveness.is_judged(worker, incarnation) {
+            // What is on its way cannot be taken back, and a word of life would contradict it.
+            let text = format!("the loss of {worker} is being decided; ask again in a moment");
+            return self.refuse(waiter, Refusal::unavailable(text));
+        }
         self.liveness.hear(worker, incarnation, draining, self.now);
         let term = self.raft.term();
         self.answer(waiter, Reply::HeartbeatAck { term });
     }
 
-    /// Answers a wait with its jobs as they are.
-    pub(super) fn answer_waited(&mut self, waiter: W, ids: &[JobId]) {
-        let jobs: Vec<Result<JobView, Refusal>> = ids
-            .iter()
-            .map(|id| match self.machine.job(*id) {
-                // Bodies stay here: a thousand of them would fit no frame.
-                Some(job) => Ok(job.view(false)),
-                None => Err(self.no_such_job(*id)),
-            })
-            .collect();
-        self.answer(waiter, Reply::Waited(jobs));
+    /// Answers a wait with its jobs as they are: a long one from an image, elsewhere.
+    pub(super) fn answer_waited(&mut self, waiter: W, ids: Vec<JobId>) {
+        if ids.len() <= WAITED_HERE_MAX {
+            let reply = reading::waited(&self.machine, &ids);
+            return self.answer(waiter, reply);
+        }
+        self.answer_from_image(waiter, Request::WaitJobs { ids, wait_ms: 0 });
+    }
+
+    /// Has a request answered from an image of now, outside the Raft thread.
+    pub(super) fn answer_from_image(&mut self, waiter: W, request: Request) {
+        let machine = Box::new(self.machine.clone());
+        self.out.answers.push((waiter, Answer::Image { machine, request }));
     }
 
     /// A snapshot took the place of everything waited for: all waits are looked at afresh.
@@ -225,36 +226,6 @@ impl<W> Replica<W> {
             match parked {
                 Parked::Jobs { ids, .. } => self.wait_jobs(waiter, ids, deadline),
                 worker @ Parked::Worker { .. } => self.reserve(waiter, worker, deadline),
-            }
-        }
-    }
-
-    /// Answers someone whose entry a snapshot covers, from the machine where it can tell.
-    pub(super) fn answer_cut(&mut self, wait: Wait<W>) {
-        match wait {
-            Wait::Submit { waiter, id } if self.machine.is_known(id) => {
-                self.answer(waiter, Reply::Submitted(submitted(id, true)));
-            }
-            Wait::SubmitBatch { waiter, ids, refused }
-                if ids
-                    .iter()
-                    .zip(&refused)
-                    .all(|(id, refused)| refused.is_some() || self.machine.is_known(*id)) =>
-            {
-                let results = ids
-                    .into_iter()
-                    .zip(refused)
-                    .map(|(id, refused)| refused.map_or(Ok(submitted(id, true)), Err))
-                    .collect();
-                self.answer(waiter, Reply::SubmittedBatch(results));
-            }
-            Wait::Submit { .. }
-            | Wait::SubmitBatch { .. }
-            | Wait::Update { .. }
-            | Wait::Register { .. }
-            | Wait::Cancel { .. }
-            | Wait::Release { .. } => {
-                self.refuse(wait.into_waiter(), Refusal::deadline_exceeded());
             }
         }
     }
@@ -271,7 +242,7 @@ impl<W> Replica<W> {
         }
         for (waiter, parked) in self.lot.expired(self.now) {
             match parked {
-                Parked::Jobs { ids, .. } => self.answer_waited(waiter, &ids),
+                Parked::Jobs { ids, .. } => self.answer_waited(waiter, ids),
                 Parked::Worker { .. } => self.answer(waiter, Reply::Reserved(Vec::new())),
             }
         }

@@ -8,7 +8,7 @@ use crate::jobs::command::{Command, Event, Limits, Stamped};
 use crate::jobs::machine::Machine;
 use crate::jobs::scheduler::Proposed;
 use crate::raft::configuration;
-use crate::raft::core::{Boot, Raft, Role};
+use crate::raft::core::{Boot, Raft};
 use crate::raft::effects::Effects;
 use crate::raft::message::{Configuration, Entry, EntryKind, Message, SnapshotMeta};
 use crate::replica::clock::LogClock;
@@ -22,7 +22,7 @@ use crate::replica::waiters::{Wait, Waiters};
 use crate::types::{
     DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, Term, Ticks, WorkerId,
 };
-use crate::wire::message::{LeaderHint, PeerMessage};
+use crate::wire::message::{PeerMessage, Refusal};
 
 /// How often a node tells a peer its digests at most, in ticks.
 const DIGEST_TICKS: u64 = 5;
@@ -86,6 +86,8 @@ pub struct Replica<W> {
     pub(super) wall: Millis,
     /// The term this node leads in and has taken up its duties for.
     pub(super) led: Option<Term>,
+    /// Workers were judged last then; `None` before this leader has applied what its predecessors decided.
+    pub(super) judged_at: Option<Ticks>,
     pub(super) drafts: Drafts<W>,
     pub(super) waiters: Waiters<W>,
     pub(super) arriving_reads: Vec<Read<W>>,
@@ -106,10 +108,10 @@ pub struct Replica<W> {
     bytes_since_snapshot: u64,
     snapshot_bytes: u64,
     snapshot_writing: bool,
-    readiness: Readiness,
-    view: Option<View>,
+    pub(super) readiness: Readiness,
+    pub(super) view: Option<View>,
     pub(super) stopping: bool,
-    limits_compared: bool,
+    pub(super) limits_compared: bool,
     pub(super) out: Output<W>,
 }
 
@@ -141,6 +143,7 @@ impl<W> Replica<W> {
             now: turn.now,
             wall: turn.wall,
             led: None,
+            judged_at: None,
             drafts: Drafts::default(),
             waiters: Waiters::default(),
             arriving_reads: Vec::new(),
@@ -352,6 +355,9 @@ impl<W> Replica<W> {
             for refused in self.rounds.confirmed(read.token, read.index) {
                 self.refuse_read(refused);
             }
+            if read.index.is_some() && self.raft.own_term_applied() {
+                self.acknowledge_heartbeats(read.token);
+            }
         }
         if let Some(incoming) = self.incoming.take() {
             // Not installed: what it holds is committed here already.
@@ -396,7 +402,8 @@ impl<W> Replica<W> {
         self.proposed_at.clear();
         for waiting in self.waiters.take_to(meta.index) {
             for wait in waiting.waits {
-                self.answer_cut(wait);
+                // The snapshot does not say whether it was this proposal that came to be.
+                self.refuse(wait.into_waiter(), Refusal::deadline_exceeded());
             }
         }
         self.tell_held();
@@ -519,7 +526,7 @@ impl<W> Replica<W> {
     fn serve_parked(&mut self) {
         for job in std::mem::take(&mut self.ended) {
             for (waiter, ids) in self.lot.job_ended(job) {
-                self.answer_waited(waiter, &ids);
+                self.answer_waited(waiter, ids);
             }
         }
         for worker in std::mem::take(&mut self.given) {
@@ -551,74 +558,10 @@ impl<W> Replica<W> {
     fn hand_over(&mut self) {
         if self.stopping
             && self.led.is_some()
-            && let Ok(to) = self.raft.transfer(None)
+            && let Ok(to) = self.raft.transfer(self.successor())
         {
             log::info!("leadership goes to node {to}");
         }
-    }
-
-    /// Asks the leader now and then for an index at which this node is as far as that leader was.
-    fn seek_readiness(&mut self) {
-        let leader = self.raft.leader().map(|id| (id, self.raft.term()));
-        if self.readiness.asks(leader, self.now) {
-            self.arriving_reads.push(Read::Ready);
-        }
-    }
-
-    /// Notes that this node holds all that its leader had committed when it was asked.
-    pub(super) fn became_ready(&mut self) {
-        self.readiness.answered();
-        if !self.limits_compared && !self.raft.configuration().cluster.is_unknown() {
-            self.limits_compared = true;
-            if *self.machine.limits() != self.config.limits {
-                log::warn!(
-                    "this node's limits differ from the cluster's, which hold: {:?}",
-                    self.machine.limits()
-                );
-            }
-        }
-    }
-
-    /// Notes that the question for readiness was not answered; it is asked again next turn.
-    pub(super) fn not_ready_yet(&mut self) {
-        self.readiness.not_answered();
-    }
-
-    /// Publishes the view if it changed.
-    fn publish(&mut self) {
-        let leads = self.raft.role() == Role::Leader && !self.stopping;
-        let term = self.raft.term();
-        let leader = self.raft.leader();
-        let ready = self.readiness.is_ready();
-        let same = self.view.as_ref().is_some_and(|view| {
-            view.leads == leads
-                && view.term == term
-                && view.leader.as_ref().map(|hint| hint.id) == leader
-                && view.ready == ready
-                && view.stopping == self.stopping
-                && view.configuration == *self.raft.configuration()
-        });
-        if same {
-            return;
-        }
-        let view = View {
-            node: self.config.raft.id,
-            leads,
-            term,
-            leader: self.leader_hint(),
-            configuration: self.raft.configuration().clone(),
-            ready,
-            stopping: self.stopping,
-        };
-        self.view = Some(view.clone());
-        self.out.view = Some(view);
-    }
-
-    /// Returns who leads, as far as this node knows.
-    pub(super) fn leader_hint(&self) -> Option<LeaderHint> {
-        let id = self.raft.leader()?;
-        let voter = self.raft.configuration().voters.iter().find(|voter| voter.id == id)?;
-        Some(LeaderHint { id, addr: voter.addr.clone(), term: self.raft.term() })
     }
 }
 

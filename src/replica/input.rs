@@ -136,8 +136,8 @@ pub struct Output<W> {
     pub send_snapshot: Vec<SendSnapshot>,
     /// Transfers to break off.
     pub abort_snapshots: Vec<NodeId>,
-    /// Verdicts on offered snapshots.
-    pub offers: Vec<(NodeId, Offer)>,
+    /// Verdicts on offered snapshots: from whom, up to which entry.
+    pub offers: Vec<(NodeId, Index, Offer)>,
     /// Answers.
     pub answers: Vec<(W, Answer)>,
     /// News for the worker built into this node.

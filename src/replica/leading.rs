@@ -7,12 +7,18 @@ use crate::raft::configuration;
 use crate::raft::core::Role;
 use crate::raft::message::EntryKind;
 use crate::replica::core::Replica;
-use crate::types::{ASSIGNMENTS_PER_ENTRY_MAX, ClusterId, Ticks};
+use crate::types::{ASSIGNMENTS_PER_ENTRY_MAX, ClusterId, NodeId, Ticks};
 
 /// Assignments in one entry; what remains goes into the next turn's. Few, so that no turn is long.
 const ASSIGNMENTS_MAX: usize = 256;
 
 const _: () = assert!(ASSIGNMENTS_MAX as u64 <= ASSIGNMENTS_PER_ENTRY_MAX);
+
+/// Workers are judged so often, in ticks: 100 ms.
+const JUDGE_TICKS: u64 = 10;
+
+/// A follower with more entries yet to apply is handed leadership only if all have.
+const SUCCESSOR_LAG_MAX: u64 = 1000;
 
 /// Workers judged lost by one entry, at most.
 const LOST_MAX: usize = 256;
@@ -27,8 +33,8 @@ impl<W> Replica<W> {
         let term = self.raft.term();
         if leads && self.led != Some(term) {
             self.led = Some(term);
+            self.judged_at = None;
             self.liveness.clear();
-            self.liveness.fresh_window(&self.machine, self.now);
             self.proposed.clear();
             self.proposed_at.clear();
             self.configured_at = None;
@@ -42,11 +48,16 @@ impl<W> Replica<W> {
         }
     }
 
-    /// Does the leader's duties of this turn; before an entry of its own term is committed it knows
-    /// too little for them.
+    /// Does the leader's duties of this turn; before an entry of its own term is applied it knows too
+    /// little for them. Until then it acknowledges no heartbeat either: from then on each worker has its
+    /// window.
     pub(super) fn lead(&mut self) {
-        if self.led.is_none() || !self.raft.own_term_committed() {
+        if self.led.is_none() || !self.raft.own_term_applied() {
             return;
+        }
+        if self.judged_at.is_none() {
+            self.judged_at = Some(self.now);
+            self.liveness.fresh_window(&self.machine, self.now);
         }
         self.complete_configuration();
         self.judge();
@@ -72,15 +83,31 @@ impl<W> Replica<W> {
         }
     }
 
-    /// Judges the workers unheard for too long.
+    /// Judges the workers unheard for too long, now and then: it goes through the whole registry.
     fn judge(&mut self) {
-        let lost = self.liveness.lost(&self.machine, self.now, LOST_MAX);
-        if !lost.is_empty() {
-            for (worker, _) in &lost {
-                log::warn!("{worker} has not been heard for 3 s: lost, its jobs wait again");
-            }
-            self.propose(Command::WorkerLost(lost), self.now, Vec::new());
+        if self.judged_at.is_some_and(|at| self.now.0.saturating_sub(at.0) < JUDGE_TICKS) {
+            return;
         }
+        self.judged_at = Some(self.now);
+        let lost = self.liveness.lost(&self.machine, self.now, LOST_MAX);
+        if lost.is_empty() {
+            return;
+        }
+        if self.propose(Command::WorkerLost(lost.clone()), self.now, Vec::new()).is_none() {
+            self.liveness.acquit(&lost);
+            return;
+        }
+        for (worker, _) in &lost {
+            log::warn!("{worker} has not been heard for 3 s: lost, its jobs wait again");
+        }
+    }
+
+    /// Finds the follower to hand leadership to: one whose queue is nearly as far as the log, if there is
+    /// one, for a leader that must first apply much serves nobody meanwhile.
+    pub(super) fn successor(&self) -> Option<NodeId> {
+        let least = self.raft.commit_index().0.saturating_sub(SUCCESSOR_LAG_MAX);
+        self.raft
+            .successor(|id| self.peers.get(&id).is_some_and(|facts| facts.applied_index.0 >= least))
     }
 
     /// Draws the cluster's id, sets the limits, and records the voters' directories as they become

@@ -106,7 +106,9 @@ impl Liveness {
     ) -> Vec<(WorkerId, Incarnation)> {
         let mut lost = Vec::new();
         let mut unknown = Vec::new();
+        let mut live = 0;
         for worker in machine.workers().filter(|worker| worker.state == WorkerState::Live) {
+            live += 1;
             if lost.len() == max {
                 break;
             }
@@ -130,14 +132,30 @@ impl Liveness {
             let heard = Heard { incarnation, at: now, spoke: false, draining: false, judged: None };
             self.heard.insert(id, heard);
         }
+        if self.heard.len() > live {
+            // Those that the registry no longer has as living.
+            self.heard.retain(|id, _| {
+                machine.worker(id).is_some_and(|worker| worker.state == WorkerState::Live)
+            });
+        }
         lost
     }
 
-    /// Forgets those that the registry no longer has as living.
-    pub fn prune(&mut self, machine: &Machine) {
-        self.heard.retain(|id, _| {
-            machine.worker(id).is_some_and(|worker| worker.state == WorkerState::Live)
-        });
+    /// Takes a verdict back that could not be proposed; it is passed again.
+    pub fn acquit(&mut self, judged: &[(WorkerId, Incarnation)]) {
+        for (worker, _) in judged {
+            if let Some(heard) = self.heard.get_mut(worker) {
+                heard.judged = None;
+            }
+        }
+    }
+
+    /// Tells whether a verdict on this start of a worker is on its way.
+    #[must_use]
+    pub fn is_judged(&self, worker: &WorkerId, incarnation: Incarnation) -> bool {
+        self.heard
+            .get(worker)
+            .is_some_and(|heard| heard.incarnation == incarnation && heard.judged.is_some())
     }
 }
 

@@ -1,5 +1,7 @@
 //! Whether a node is as far as its leader: asked again and again, for a disk may hang at any time.
 
+use crate::replica::core::Replica;
+use crate::replica::reads::Read;
 use crate::types::{NodeId, Term, Ticks};
 
 /// A node that was ready asks again after so long, in ticks: 1 s.
@@ -55,6 +57,35 @@ impl Readiness {
     /// Tells whether this node is as far as its leader.
     pub(super) fn is_ready(&self) -> bool {
         self.ready.is_some()
+    }
+}
+
+impl<W> Replica<W> {
+    /// Asks the leader now and then for an index at which this node is as far as that leader was.
+    pub(super) fn seek_readiness(&mut self) {
+        let leader = self.raft.leader().map(|id| (id, self.raft.term()));
+        if self.readiness.asks(leader, self.now) {
+            self.arriving_reads.push(Read::Ready);
+        }
+    }
+
+    /// Notes that this node holds all that its leader had committed when it was asked.
+    pub(super) fn became_ready(&mut self) {
+        self.readiness.answered();
+        if !self.limits_compared && !self.raft.configuration().cluster.is_unknown() {
+            self.limits_compared = true;
+            if *self.machine.limits() != self.config.limits {
+                log::warn!(
+                    "this node's limits differ from the cluster's, which hold: {:?}",
+                    self.machine.limits()
+                );
+            }
+        }
+    }
+
+    /// Notes that the question for readiness was not answered; it is asked again next turn.
+    pub(super) fn not_ready_yet(&mut self) {
+        self.readiness.not_answered();
     }
 }
 

@@ -7,7 +7,7 @@ use crate::jobs::machine::Machine;
 use crate::jobs::registry::Worker;
 use crate::raft::configuration;
 use crate::raft::message::{Entry, EntryKind};
-use crate::types::Millis;
+use crate::types::{JobId, Millis};
 use crate::wire::message::{Code, Refusal};
 use crate::wire::message::{Filter, LIST_JOBS_MAX, LogLine, Reply, Request, WorkerView};
 
@@ -17,7 +17,7 @@ const LIST_JOBS_DEFAULT: usize = 100;
 /// Answers a request that needs nothing but an image.
 #[must_use]
 pub fn answer(machine: &Machine, request: &Request) -> Reply {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "only these two are sent with an image")]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "only these are sent with an image")]
     match request {
         Request::ListJobs(filter) => {
             let (jobs, more) = machine.list(&job_filter(filter));
@@ -26,8 +26,35 @@ pub fn answer(machine: &Machine, request: &Request) -> Reply {
         Request::ListWorkers => {
             Reply::Workers(machine.workers().map(|worker| worker_view(worker)).collect())
         }
+        Request::GetJob { id } => match machine.view(*id) {
+            Some(view) => Reply::Job(Box::new(view)),
+            None => Reply::Refused(no_such_job(machine, *id)),
+        },
+        Request::WaitJobs { ids, .. } => waited(machine, ids),
         _ => Reply::Refused(Refusal::new(Code::Internal, "no image answers this request")),
     }
+}
+
+/// Answers a wait with its jobs as they are.
+#[must_use]
+pub fn waited(machine: &Machine, ids: &[JobId]) -> Reply {
+    let job = |id: &JobId| match machine.job(*id) {
+        // Bodies stay here: a thousand of them would fit no frame.
+        Some(job) => Ok(job.view(false)),
+        None => Err(no_such_job(machine, *id)),
+    };
+    Reply::Waited(ids.iter().map(job).collect())
+}
+
+/// Says that a job is not here.
+#[must_use]
+pub fn no_such_job(machine: &Machine, id: JobId) -> Refusal {
+    let text = if machine.is_known(id) {
+        format!("job {id} has ended and was forgotten")
+    } else {
+        format!("no job {id}")
+    };
+    Refusal::not_found(text)
 }
 
 /// Turns the filter of the wire into that of the machine, its limit within bounds.

@@ -88,6 +88,17 @@ impl<W> Rounds<W> {
         }
     }
 
+    /// Takes the heartbeats of a round, which need not wait for its index.
+    pub fn take_heartbeats(&mut self, token: u64) -> Vec<Read<W>> {
+        let Some(round) = self.rounds.get_mut(&token) else { return Vec::new() };
+        let is_heartbeat = |read: &mut Read<W>| matches!(read, Read::Heartbeat { .. });
+        let taken = round.reads.extract_if(.., is_heartbeat).collect();
+        if round.reads.is_empty() {
+            self.rounds.remove(&token);
+        }
+        taken
+    }
+
     /// Takes the reads that may be served now that `applied` is applied.
     pub fn ready(&mut self, applied: Index) -> Vec<Read<W>> {
         self.take(|round| round.index.is_some_and(|index| index <= applied))

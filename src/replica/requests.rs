@@ -7,9 +7,8 @@ use crate::jobs::job::{Body, NewJob};
 use crate::raft::core::{LogGone, Role};
 use crate::raft::message::Entry;
 use crate::replica::core::{LOG_READS_FROM, Replica};
-use crate::replica::reading::log_line;
+use crate::replica::reading::{self, log_line};
 use crate::replica::reads::{Parked, Read};
-use crate::replica::view::Answer;
 use crate::replica::waiters::{PROPOSAL_TICKS_MAX, Wait};
 use crate::types::{Index, JobId, NodeId, TICK_MS, Ticks};
 use crate::wire::message::{Code, RESERVE_JOBS_MAX, Refusal, Reply, Request, WAIT_MS_MAX};
@@ -19,6 +18,9 @@ const SHARED_MAX: usize = 256;
 
 /// Bytes of them; one request more may be added whole.
 const SHARED_BYTES_MAX: usize = 256 << 10;
+
+/// A job with a body of more bytes is shown from an image: the words of a command are copied.
+const BODY_HERE_BYTES_MAX: usize = 16 << 10;
 
 /// Bytes of jobs in one answer to `Reserve`, at most; one job is always answered.
 const RESERVE_BYTES_MAX: usize = 1 << 20;
@@ -94,8 +96,8 @@ impl<W> Replica<W> {
                     incarnation: registration.incarnation,
                 };
                 if let Some(waiter) = self.admit(waiter, arrived) {
-                    let wait = wait(waiter);
-                    self.propose(Command::RegisterWorker(registration), arrived, vec![wait]);
+                    let waits = vec![wait(waiter)];
+                    self.propose_next(Command::RegisterWorker(registration), arrived, waits);
                 }
             }
             Request::Heartbeat { worker, incarnation, draining } => {
@@ -109,13 +111,13 @@ impl<W> Replica<W> {
             Request::ReleaseJobs(release) => {
                 if let Some(waiter) = self.admit(waiter, arrived) {
                     let waits = vec![Wait::Release { waiter }];
-                    self.propose(Command::ReleaseJob(release), arrived, waits);
+                    self.propose_next(Command::ReleaseJob(release), arrived, waits);
                 }
             }
             Request::CancelJobs { ids } => {
                 if let Some(waiter) = self.admit(waiter, arrived) {
                     let waits = vec![Wait::Cancel { waiter }];
-                    self.propose(Command::CancelJob(ids), arrived, waits);
+                    self.propose_next(Command::CancelJob(ids), arrived, waits);
                 }
             }
             Request::Reserve { worker, incarnation, after, max, wait_ms } => {
@@ -214,10 +216,18 @@ impl<W> Replica<W> {
         }
     }
 
-    /// Proposes what the turn has drafted.
+    /// Proposes what the turn has drafted. Reports first: they empty the queue, and should there be room
+    /// for one entry only, it is theirs.
     pub(super) fn propose_drafts(&mut self) {
-        self.propose_jobs();
         self.propose_updates();
+        self.propose_jobs();
+    }
+
+    /// Proposes a command of its own, after what was drafted before it: what one connection asked for is
+    /// begun in that order (`wire-spec.md` §9).
+    fn propose_next(&mut self, command: Command, arrived: Ticks, waits: Vec<Wait<W>>) {
+        self.propose_drafts();
+        self.propose(command, arrived, waits);
     }
 
     fn propose_jobs(&mut self) {
@@ -259,22 +269,30 @@ impl<W> Replica<W> {
         }
     }
 
+    /// Acknowledges the heartbeats of a round that was confirmed. They ask whether this node leads and who
+    /// is registered, not for the newest entry: that may wait for a slow disk here, and the workers'
+    /// right to run with it.
+    pub(super) fn acknowledge_heartbeats(&mut self, token: u64) {
+        for read in self.rounds.take_heartbeats(token) {
+            if let Read::Heartbeat { waiter, worker, incarnation, draining, .. } = read {
+                self.heartbeat(waiter, &worker, incarnation, draining);
+            }
+        }
+    }
+
     fn serve_read(&mut self, waiter: W, request: Request, arrived: Ticks) {
         match request {
-            Request::GetJob { id } => match self.machine.view(id) {
-                Some(view) => self.answer(waiter, Reply::Job(Box::new(view))),
-                None => {
-                    let refusal = self.no_such_job(id);
-                    self.refuse(waiter, refusal);
+            Request::GetJob { id } => {
+                if self.machine.job(id).is_some_and(|job| job.body.len() > BODY_HERE_BYTES_MAX) {
+                    return self.answer_from_image(waiter, request);
                 }
-            },
+                let reply = reading::answer(&self.machine, &request);
+                self.answer(waiter, reply);
+            }
             Request::WaitJobs { ids, wait_ms } => {
                 self.wait_jobs(waiter, ids, deadline(arrived, wait_ms));
             }
-            Request::ListJobs(_) | Request::ListWorkers => {
-                let machine = Box::new(self.machine.clone());
-                self.out.answers.push((waiter, Answer::Image { machine, request }));
-            }
+            Request::ListJobs(_) | Request::ListWorkers => self.answer_from_image(waiter, request),
             Request::Ping
             | Request::SubmitJob(_)
             | Request::SubmitBatch(_)
@@ -302,7 +320,7 @@ impl<W> Replica<W> {
             .copied()
             .collect();
         if open.is_empty() || deadline <= self.now {
-            self.answer_waited(waiter, &ids);
+            self.answer_waited(waiter, ids);
             return;
         }
         if let Err(waiter) = self.lot.park(waiter, Parked::Jobs { ids, open }, deadline) {
@@ -373,7 +391,7 @@ impl<W> Replica<W> {
             self.refuse(waiter, refusal);
             return;
         }
-        match self.raft.transfer(to) {
+        match self.raft.transfer(to.or_else(|| self.successor())) {
             Ok(to) => self.answer(waiter, Reply::Transferred { to }),
             Err(error) => {
                 self.refuse(waiter, Refusal::new(Code::FailedPrecondition, error.to_string()));

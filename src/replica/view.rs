@@ -2,7 +2,9 @@
 
 use crate::jobs::job::Assignment;
 use crate::jobs::machine::Machine;
+use crate::raft::core::Role;
 use crate::raft::message::Configuration;
+use crate::replica::core::Replica;
 use crate::types::{Fence, Incarnation, JobId, Millis, NodeId, Term};
 use crate::wire::message::{ClusterStatus, LeaderHint, Refusal, Reply, Request};
 
@@ -99,4 +101,47 @@ pub enum Notice {
     /// This node follows another leader now, or leads: whoever leads should hear at once that the
     /// worker lives.
     Leader,
+}
+
+impl<W> Replica<W> {
+    /// Publishes the view if it changed.
+    pub(super) fn publish(&mut self) {
+        let leads = self.raft.role() == Role::Leader && !self.stopping;
+        let term = self.raft.term();
+        let leader = self.raft.leader();
+        let ready = self.readiness.is_ready();
+        // Whoever names a cluster is refused by those of another: an id that is not committed may
+        // never be, and would lock this node out.
+        let cluster = self.raft.committed_configuration().cluster;
+        let same = self.view.as_ref().is_some_and(|view| {
+            view.leads == leads
+                && view.term == term
+                && view.leader.as_ref().map(|hint| hint.id) == leader
+                && view.ready == ready
+                && view.stopping == self.stopping
+                && view.configuration.cluster == cluster
+                && view.configuration.voters == self.raft.configuration().voters
+        });
+        if same {
+            return;
+        }
+        let view = View {
+            node: self.config.raft.id,
+            leads,
+            term,
+            leader: self.leader_hint(),
+            configuration: Configuration { cluster, ..self.raft.configuration().clone() },
+            ready,
+            stopping: self.stopping,
+        };
+        self.view = Some(view.clone());
+        self.out.view = Some(view);
+    }
+
+    /// Returns who leads, as far as this node knows.
+    pub(super) fn leader_hint(&self) -> Option<LeaderHint> {
+        let id = self.raft.leader()?;
+        let voter = self.raft.configuration().voters.iter().find(|voter| voter.id == id)?;
+        Some(LeaderHint { id, addr: voter.addr.clone(), term: self.raft.term() })
+    }
 }

@@ -16,7 +16,7 @@ use crate::sim::actors::{Call, Submitter, Worker};
 use crate::sim::checks::{Checks, Violation};
 use crate::sim::disk::{Disk, restore};
 use crate::sim::event::{Asker, Event, Happening};
-use crate::types::{ClusterId, DirId, Millis, NodeId, TICK_MS, Term, Ticks};
+use crate::types::{ClusterId, DirId, Index, Millis, NodeId, TICK_MS, Term, Ticks};
 use crate::wire::message::{PeerMessage, Reply};
 
 /// What a simulation is to be.
@@ -438,8 +438,8 @@ impl World {
             let after = self.rng.u64(1..20);
             self.later(after, Happening::SnapshotOffer { from: id, to: send.to, term: send.term });
         }
-        for (from, offer) in output.offers {
-            self.verdict(from, id, offer);
+        for (from, index, offer) in output.offers {
+            self.verdict(from, id, index, offer);
         }
         for (asker, answer) in output.answers {
             let reply = match answer {
@@ -487,9 +487,11 @@ impl World {
         self.turn(to, vec![Input::SnapshotOffered { from, dir, term, meta }])
     }
 
-    fn verdict(&mut self, from: NodeId, to: NodeId, offer: Offer) {
+    fn verdict(&mut self, from: NodeId, to: NodeId, index: Index, offer: Offer) {
         let life = self.nodes.get(&from).map_or(0, |node| node.life);
-        let Some(file) = self.offers.remove(&(from, to)) else { return };
+        let offered = self.offers.get(&(from, to)).is_some_and(|(meta, _)| meta.index == index);
+        let file = if offered { self.offers.remove(&(from, to)) } else { None };
+        let Some(file) = file else { return };
         match offer {
             Offer::Wanted => {
                 let broken = !self.healed && self.rng.u32(0..100) < 20;

@@ -178,9 +178,9 @@ fn r39_new_term_aborts_transfers_and_an_offer_ends_a_candidacy() {
     world.inject(2, 1, Message::InstallSnapshot { term: Term(1), meta: meta(5, 1) });
     world.persist(1);
     assert_eq!((world.raft(1).role(), world.raft(1).leader()), (Role::Follower, Some(NodeId(2))));
-    assert_eq!(world.node(1).offers, [(NodeId(2), Offer::Wanted)]);
+    assert_eq!(world.node(1).offers, [(NodeId(2), Index(5), Offer::Wanted)]);
     world.inject(3, 1, Message::InstallSnapshot { term: Term(0), meta: meta(5, 0) });
-    assert_eq!(world.node(1).offers.last(), Some(&(NodeId(3), Offer::Stale(Term(1)))));
+    assert_eq!(world.node(1).offers.last(), Some(&(NodeId(3), Index(5), Offer::Stale(Term(1)))));
 }
 
 /// A failed transfer begins again after a pause, and a follower that turns out to need none gets

@@ -25,7 +25,7 @@ pub(crate) struct Node {
     /// What was applied: the state machine is the list of its entries.
     pub(crate) machine: Vec<Entry>,
     pub(crate) log_reads: VecDeque<ReadLog>,
-    pub(crate) offers: Vec<(NodeId, Offer)>,
+    pub(crate) offers: Vec<(NodeId, Index, Offer)>,
     pub(crate) aborted: Vec<NodeId>,
     pub(crate) installs: usize,
     commit_seen: Index,
@@ -372,12 +372,12 @@ impl World {
         while self.node(to).offers.is_empty() && self.persist(to) {}
         let offer = self.nodes.get_mut(&to).unwrap().offers.pop();
         match offer {
-            Some((_, Offer::Wanted)) => {
+            Some((_, _, Offer::Wanted)) => {
                 self.receive_snapshot(from, to, &meta, machine);
                 self.shipment_ended(&shipment, true);
             }
-            Some((_, Offer::Held)) => self.shipment_ended(&shipment, true),
-            Some((_, Offer::Stale(_))) | None => self.shipment_failed(&shipment),
+            Some((_, _, Offer::Held)) => self.shipment_ended(&shipment, true),
+            Some((_, _, Offer::Stale(_))) | None => self.shipment_failed(&shipment),
         }
         true
     }
