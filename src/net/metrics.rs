@@ -165,6 +165,8 @@ pub struct Metrics {
 
     /// How long the turns of the Raft thread take.
     pub turns: Histogram,
+    /// The most work in one turn, in microseconds of the thread's own time on a core.
+    pub turn_cpu_micros_max: Number,
     /// When the Raft thread last ended a turn, in ticks of the node's clock; 0 before the first.
     pub turned_at: Number,
     /// How long one batch takes to be written and synced.
@@ -226,9 +228,11 @@ impl Metrics {
         at.and_then(|at| self.refusals.get(at)).map_or(0, Number::value)
     }
 
-    /// Counts one turn of the Raft thread: how long it took, and when it ended on the node's clock.
-    pub fn turn(&self, took: Duration, now: Ticks) {
+    /// Counts one turn of the Raft thread: how long it took, how much of that was work (the rest it waited
+    /// for a core), and when it ended on the node's clock.
+    pub fn turn(&self, took: Duration, worked: Duration, now: Ticks) {
         self.turns.observe_duration(took);
+        self.turn_cpu_micros_max.at_least(u64::try_from(worked.as_micros()).unwrap_or(u64::MAX));
         self.turned_at.set(now.0);
     }
 
@@ -270,6 +274,11 @@ impl Metrics {
         self.render_disk(&mut page);
         self.render_jobs(&mut page);
         page.histogram("raftq_turn", "Turns of the Raft thread", &self.turns, scrape);
+        page.gauge(
+            "turn_cpu_micros_max",
+            "The most work in one turn of the Raft thread; a longer turn waited for a core.",
+            &self.turn_cpu_micros_max,
+        );
         page.histogram("raftq_sync", "Batches written and synced", &self.syncs, scrape);
         page.text
     }

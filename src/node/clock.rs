@@ -3,6 +3,8 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::types::{Millis, TICK_MS, Ticks};
 
 static START: OnceLock<Instant> = OnceLock::new();
@@ -19,6 +21,14 @@ pub fn ticks() -> Ticks {
 #[expect(clippy::disallowed_methods, reason = "this is the node's clock room")]
 pub fn monotonic() -> Duration {
     START.get_or_init(Instant::now).elapsed()
+}
+
+/// Returns how long the calling thread has been at work: what it waited for a core is not counted.
+#[must_use]
+pub fn thread_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
 /// Returns the wall clock; 0 before 1970.

@@ -83,6 +83,8 @@ struct Loop {
     discard: Sender<Machine>,
     stop: Option<Control>,
     failed: Option<String>,
+    /// How long the thread had been at work when the last turn ended.
+    worked: Duration,
 }
 
 impl RaftThread {
@@ -108,6 +110,7 @@ impl RaftThread {
             discard,
             stop: None,
             failed: None,
+            worked: clock::thread_cpu(),
         };
         loop {
             let takes = self.replica.takes_proposals();
@@ -171,7 +174,10 @@ impl RaftThread {
             let output = self.replica.turn(turn, inputs);
             let again = output.again;
             self.carry_out(state, output);
-            self.shared.metrics.turn(clock::monotonic().saturating_sub(began), turn.now);
+            let took = clock::monotonic().saturating_sub(began);
+            let worked = clock::thread_cpu();
+            self.shared.metrics.turn(took, worked.saturating_sub(state.worked), turn.now);
+            state.worked = worked;
             self.publish_metrics(&self.shared.metrics);
             if !again {
                 break;

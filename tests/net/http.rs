@@ -15,7 +15,7 @@ fn get(node: &Node, request: &str) -> String {
 #[test]
 fn metrics_are_told_as_prometheus_text_and_the_connection_ends() {
     let node = Node::start();
-    node.metrics().turn(Duration::from_micros(1500), Ticks(1));
+    node.metrics().turn(Duration::from_micros(1500), Duration::from_micros(9), Ticks(1));
     let answer = get(&node, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(
@@ -24,6 +24,7 @@ fn metrics_are_told_as_prometheus_text_and_the_connection_ends() {
     );
     assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}");
     assert!(body.contains("raftq_turn_micros_max_recent 1500\n"), "{body}");
+    assert!(body.contains("raftq_turn_cpu_micros_max 9\n"), "{body}");
     for line in body.lines() {
         let name = line.trim_start_matches("# HELP ").trim_start_matches("# TYPE ");
         assert!(name.starts_with("raftq_"), "{line}");
@@ -96,7 +97,11 @@ fn readiness_follows_the_view_and_health_the_raft_thread() {
     node.publish(|view| view.leader = None);
     assert!(get(&node, "GET /readyz HTTP/1.1\r\n\r\n").contains("no leader"));
     assert!(get(&node, "GET /healthz HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 503"));
-    node.metrics().turn(Duration::from_micros(10), crate::node::clock_now());
+    node.metrics().turn(
+        Duration::from_micros(10),
+        Duration::from_micros(9),
+        crate::node::clock_now(),
+    );
     let healthy = get(&node, "GET /healthz HTTP/1.1\r\n\r\n");
     assert!(healthy.starts_with("HTTP/1.1 200"), "no leader is no reason to restart: {healthy}");
 }

@@ -116,7 +116,11 @@ fn say(node: &Node, lines: &str) -> String {
 fn every_command_ends_with_ok_and_the_connection_by_itself() {
     let node = Node::start();
     answer_looks(&node);
-    node.metrics().turn(Duration::from_micros(10), crate::node::clock_now());
+    node.metrics().turn(
+        Duration::from_micros(10),
+        Duration::from_micros(9),
+        crate::node::clock_now(),
+    );
     for command in [
         "help",
         "help jobs",
@@ -219,7 +223,11 @@ fn unknown_and_ambiguous_commands_are_told_what_to_try() {
 fn status_and_raft_are_pairs_with_the_names_scripts_read() {
     let node = Node::start();
     answer_looks(&node);
-    node.metrics().turn(Duration::from_micros(10), crate::node::clock_now());
+    node.metrics().turn(
+        Duration::from_micros(10),
+        Duration::from_micros(9),
+        crate::node::clock_now(),
+    );
     let status = say(&node, "status\n");
     for line in [
         "node=1",

@@ -311,6 +311,7 @@ fn raft(ctx: &Ctx, look: &Look) -> String {
             ("waiting", look.waiting.to_string()),
             ("refused_messages", raft.refused_messages.to_string()),
             ("longest_turn_us", metrics.turns.micros_max().to_string()),
+            ("longest_turn_cpu_us", metrics.turn_cpu_micros_max.value().to_string()),
             ("longest_sync_us", metrics.syncs.micros_max().to_string()),
         ]);
     if raft.role == Role::Leader {
