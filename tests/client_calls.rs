@@ -468,7 +468,7 @@ fn batch_is_split_and_each_job_has_its_result_in_its_place() {
         let results = results.collect();
         line.reply(corr, Reply::SubmittedBatch(results));
     });
-    let queues = (0..900).map(|at| match at {
+    let queues = (0..200).map(|at| match at {
         17 => "odd",
         18 => "full",
         19 => "no such/queue",
@@ -476,7 +476,7 @@ fn batch_is_split_and_each_job_has_its_result_in_its_place() {
     });
     let jobs = queues.map(|queue| Job::payload(queue, "x"));
     let results = run(client(&[&addr]).submit_batch(jobs)).unwrap();
-    assert_eq!(results.len(), 900);
+    assert_eq!(results.len(), 200);
     let refused: Vec<(usize, Code)> = results
         .iter()
         .enumerate()
@@ -491,7 +491,7 @@ fn batch_is_split_and_each_job_has_its_result_in_its_place() {
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(sizes, [512, 1, 387], "the one refused for now went again, before the rest");
+    assert_eq!(sizes, [128, 1, 71], "the one refused for now went again, before the rest");
 }
 
 #[test]

@@ -182,6 +182,9 @@ impl RaftThread {
             if !again {
                 break;
             }
+            // A long replay gives way between two turns, not within one: the kernel takes the core away from
+            // whoever has used up its slice, for many milliseconds where cores are few.
+            std::thread::yield_now();
             // What the disk and the peers say in the meantime comes in between.
             self.drain(state, false);
             if state.failed.is_some() {

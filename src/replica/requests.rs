@@ -14,7 +14,7 @@ use crate::types::{Index, JobId, NodeId, TICK_MS, Ticks};
 use crate::wire::message::{Code, RESERVE_JOBS_MAX, Refusal, Reply, Request, WAIT_MS_MAX};
 
 /// Jobs or reports that share one entry; one request more than that may be added whole.
-const SHARED_MAX: usize = 256;
+const SHARED_MAX: usize = 128;
 
 /// Bytes of them; one request more may be added whole.
 const SHARED_BYTES_MAX: usize = 256 << 10;

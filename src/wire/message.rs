@@ -11,10 +11,10 @@ use crate::types::{
 
 /// Jobs in one `SubmitBatch`, at most; more are refused as `INVALID_ARGUMENT`. They become one entry
 /// of the log, which is applied in one go: this bounds how long a node looks at nothing else.
-pub const BATCH_JOBS_MAX: usize = 512;
+pub const BATCH_JOBS_MAX: usize = 128;
 
 /// Reports in one `BatchUpdateJobStatus`, at most, for the same reason.
-pub const BATCH_UPDATES_MAX: usize = 512;
+pub const BATCH_UPDATES_MAX: usize = 128;
 
 /// Jobs in one page of `ListJobs`, at most; a larger limit is lowered to it.
 pub const LIST_JOBS_MAX: usize = 1000;
