@@ -53,6 +53,7 @@ CONNECT_SECONDS = 3.0  # to connect and shake hands with one node
 SETTLE_SECONDS = 50.0  # an id may be forgotten a minute after its job's end (§16): no submit is repeated later
 WAIT_SLICE_MS = 10_000  # of one WAIT_JOBS; longer waits ask again
 PAUSE_FIRST, PAUSE_MAX, HOPS_MAX = 0.05, 2.0, 3  # §13
+PAUSE_SOON, SOON_SECONDS = 0.2, 3.0  # no longer pause in a call's first seconds: an election is over soon (§13)
 
 FINAL = ("completed", "failed", "cancelled")
 OK, FAILURE, USAGE, MISSING, NO_LEADER, UNKNOWN, JOB_FAILED = 0, 1, 2, 3, 4, 6, 8  # exit codes
@@ -334,7 +335,7 @@ class Client:
         """Sends one request, unchanged over all tries, until it is answered for good or the deadline has passed."""
         change, wait = kind in (SUBMIT_JOB, CANCEL_JOBS), body.get("wait_ms", 0) / 1000
         deadline = time.monotonic() + self.timeout + wait
-        hops, pause, unknown = 0, PAUSE_FIRST, False
+        hops, pause, unknown, soon = 0, PAUSE_FIRST, False, time.monotonic() + SOON_SECONDS
         rejected: Set[str] = set()
         last: RaftqError = RaftqError(f"no node answered in {self.timeout:g} s", UNAVAILABLE, "UNAVAILABLE")
         address = self._leader or random.choice(self.nodes)
@@ -374,7 +375,9 @@ class Client:
             if maybe and not unknown and kind == SUBMIT_JOB:
                 deadline = min(deadline, began + SETTLE_SECONDS)
             unknown = unknown or maybe
-            pause = min(2 * pause, PAUSE_MAX) if delay else pause
+            is_full = last.code == RESOURCE_EXHAUSTED
+            longest = PAUSE_SOON if began < soon and not is_full else PAUSE_MAX
+            pause = min(2 * pause, longest) if delay else pause
             if time.monotonic() + delay >= deadline:
                 break
             time.sleep(delay)

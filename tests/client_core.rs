@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raftq::client::cluster::{Addr, Cluster};
-use raftq::client::core::{Call, HOPS_MAX, PAUSE_MAX, PAUSE_MIN, Reached, Step};
+use raftq::client::core::{Call, HOPS_MAX, PAUSE_MAX, PAUSE_MIN, PAUSE_SOON_MAX, Reached, Step};
 use raftq::client::error::Error;
 use raftq::client::moment::Moment;
 use raftq::jobs::job::{Body, NewJob};
@@ -210,27 +210,35 @@ fn node_without_a_leader_is_left_for_the_next_after_a_pause() {
 
 #[test]
 fn pauses_double_with_full_jitter_up_to_the_cap() {
-    // What many calls wait before their try number `n`.
-    let mut longest = [Duration::ZERO; 9];
-    let mut shortest = [Duration::MAX; 9];
-    for seed in 0..300 {
-        let mut world = World::new(submit(), seed);
-        for n in 0..longest.len() {
-            let addr = world.sends_to();
-            world.now = Moment(1000);
-            world.hears(&addr, Refusal::unavailable("none"));
-            let pause = world.pause();
-            longest[n] = longest[n].max(pause);
-            shortest[n] = shortest[n].min(pause);
+    let full = Refusal::exhausted("full", 0);
+    let none = Refusal::unavailable("an election is on");
+    let late = 1000 + 3000;
+    for (refusal, now, cap) in [
+        (full, 1000, PAUSE_MAX),
+        (none.clone(), 1000, PAUSE_SOON_MAX),
+        (none.clone(), late - 1, PAUSE_SOON_MAX),
+        (none, late, PAUSE_MAX),
+    ] {
+        // What many calls wait before their try number `n`.
+        let mut longest = [Duration::ZERO; 9];
+        let mut shortest = [Duration::MAX; 9];
+        for seed in 0..300 {
+            let mut world = World::new(submit(), seed);
+            for n in 0..longest.len() {
+                let addr = world.sends_to();
+                world.now = Moment(now);
+                world.hears(&addr, refusal.clone());
+                let pause = world.pause();
+                longest[n] = longest[n].max(pause);
+                shortest[n] = shortest[n].min(pause);
+            }
         }
-    }
-    for (n, (longest, shortest)) in longest.iter().zip(shortest).enumerate() {
-        let bound = PAUSE_MIN.saturating_mul(1 << n).min(PAUSE_MAX);
-        assert!(
-            *longest <= bound && *longest > bound.mul_f64(0.9),
-            "{n}: {longest:?} of {bound:?}"
-        );
-        assert!(shortest < bound.mul_f64(0.1), "{n}: {shortest:?} of {bound:?}");
+        for (n, (longest, shortest)) in longest.iter().zip(shortest).enumerate() {
+            let bound = PAUSE_MIN.saturating_mul(1 << n).min(cap);
+            let is_wide = *longest <= bound && *longest > bound.mul_f64(0.9);
+            assert!(is_wide, "{n}: {longest:?} of {bound:?}");
+            assert!(shortest < bound.mul_f64(0.1), "{n}: {shortest:?} of {bound:?}");
+        }
     }
 }
 

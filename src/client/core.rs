@@ -26,6 +26,13 @@ pub const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// No pause is longer, but for what a node asks for.
 pub const PAUSE_MAX: Duration = Duration::from_secs(2);
 
+/// While a call is younger than [`SOON`], no pause is longer than this, but for what a node asks for and
+/// where a queue is full: an election is over soon.
+pub const PAUSE_SOON_MAX: Duration = Duration::from_millis(200);
+
+/// So long a call expects that it waits for an election.
+pub const SOON: Duration = Duration::from_secs(3);
+
 /// With less time than this left, a call that would have to pause ends instead.
 const LAST_TRY: Duration = Duration::from_millis(100);
 
@@ -348,8 +355,12 @@ impl Call {
 
     /// Pauses with full jitter: at least `least`, and a random part of a bound that doubles.
     fn back_off(&mut self, cluster: &mut Cluster, least: Duration, now: Moment) {
-        let bound = if cluster.may_repeat(now) { self.pause } else { PAUSE_MAX };
-        self.pause = self.pause.saturating_mul(2).min(PAUSE_MAX);
+        let is_full =
+            matches!(&self.heard, Heard::Refused(no) if no.code == Code::ResourceExhausted);
+        let is_soon = now.since(self.began) < SOON && !is_full;
+        let longest = if is_soon { PAUSE_SOON_MAX } else { PAUSE_MAX };
+        let bound = if cluster.may_repeat(now) { self.pause.min(longest) } else { PAUSE_MAX };
+        self.pause = self.pause.saturating_mul(2).min(longest);
         self.hops = 0;
         let left = self.deadline.since(now);
         let pause = least.saturating_add(bound.mul_f64(self.rng.f64()));
