@@ -386,6 +386,17 @@ wait_launched() {
     done
 }
 
+# Whether a node that was launched runs. While one program takes the place of another (setsid, nohup, the
+# node) the process has no words for a moment, and nobody would know it.
+is_there() {
+    local execs=3
+    while ! runs "$1"; do
+        kill -0 "$(cat "$(node_dir "$1")/pid")" 2>/dev/null && [ "$execs" -gt 0 ] || return 1
+        execs=$((execs - 1))
+        wait_launched "$1"
+    done
+}
+
 # Waits until the given command succeeds, while the nodes named in $ids run.
 wait_ready() {
     local ids=$1 what=$2 begun=$SECONDS
@@ -406,7 +417,7 @@ wait_ready() {
 need_alive() {
     local id
     for id in $1; do
-        ! runs "$id" || continue
+        ! is_there "$id" || continue
         say "cluster.sh: node $id has ended. The last lines of $(node_dir "$id")/log:"
         tail -n 12 "$(node_dir "$id")/log" 2>/dev/null | sed 's/^/    /' >&2 || true
         die 1 "the other nodes are left as they are; end them: $ME stop"

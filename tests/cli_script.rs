@@ -21,7 +21,10 @@ esac
 case "$*" in
     node*) while :; do read -r -t 0.05 _ <> <(:) || true; done ;;
     *'cluster leader'*) echo 2 ;;
-    *'cluster ready'*) case ${NODE_FLAGS:-} in *DIES*) exit 5 ;; esac ;;
+    *'cluster ready'*)
+        case ${NODE_FLAGS:-} in *DIES*) exit 5 ;; esac
+        [ -z "${HOLDS:-}" ] || [ -z "$(ls "$HOLDS")" ] || exit 5
+        ;;
     *'cluster status'*) echo "asked $RAFTQ_ADDRS" ;;
     submit*) echo hello ;;
 esac
@@ -388,6 +391,28 @@ fn node_that_ends_at_once_shows_its_last_words() {
     let output = place.command(&["3"]).env("NODE_FLAGS", "DIES").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("the last word"), "{}", said(&output));
+}
+
+/// While one program takes the place of another, a process has no words by which to know it.
+#[test]
+fn node_that_cannot_be_known_for_a_moment_has_not_ended() {
+    const NOHUP: &str = r#"#!/usr/bin/env bash
+hold=$(mktemp "$HOLDS/XXXXXX")
+printf '%s\0' "$@" >"$hold"
+sleep 0.3
+exec bash -c 'sleep 0.4; mapfile -d "" words <"$0"; rm "$0"; exec "${words[@]}"' "$hold"
+"#;
+    let place = Place::new();
+    let holds = place.dir.join("holds");
+    fs::create_dir(&holds).unwrap();
+    let nohup = place.dir.join("nohup");
+    fs::write(&nohup, NOHUP).unwrap();
+    fs::set_permissions(&nohup, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{path}", place.dir.display());
+    let started = place.command(&["3"]).env("PATH", path).env("HOLDS", holds).output().unwrap();
+    assert!(started.status.success(), "{}", said(&started));
+    assert_eq!(place.states(), ["running"; 3]);
 }
 
 #[test]
