@@ -247,7 +247,7 @@ fn done(output: &[u8]) -> Verdict {
     }
 }
 
-/// `wire-spec.md` §9: requests of one connection are begun in the order sent.
+/// `wire-spec.md` §9: submits and cancels of one connection are begun in the order sent.
 #[test]
 fn a_cancel_in_the_turn_of_its_submit_cancels_it() {
     let mut world = World::leader(1);
@@ -338,6 +338,11 @@ fn a_worker_whose_loss_is_being_decided_hears_no_word_of_life() {
     let refused = world.heard(7);
     let [Reply::Refused(refusal)] = refused.as_slice() else { panic!("{refused:?}") };
     assert_eq!(refusal.code, Code::Unavailable);
+    // However long it takes, and whatever else is decided meanwhile.
+    world.turns(120);
+    world.turn(vec![world.heartbeat(6)]);
+    let refused = world.heard(6);
+    assert!(matches!(refused.as_slice(), [Reply::Refused(_)]), "{refused:?}");
     world.disk_stalls = false;
     world.turns(3);
     let machine = world.replica.machine();

@@ -35,9 +35,9 @@ pub const TEXT_CONNECTIONS_MAX: usize = 64;
 /// Images of the queue that are read for answers at once, so that lists never take every thread.
 pub const IMAGES_MAX: usize = 16;
 
-/// Answers that wait for one of those places. One more is refused with `RESOURCE_EXHAUSTED`, for
-/// each pins an old image of the queue in memory.
-pub const IMAGES_WAITING_MAX: usize = 256;
+/// Answers that wait for one of those places: hundreds of waits may end with one job. One more is refused
+/// with `RESOURCE_EXHAUSTED`, for each pins an old image of the queue in memory.
+pub const IMAGES_WAITING_MAX: usize = 4096;
 
 /// Bytes of submits that are read and not yet answered, over all connections. One more is refused with
 /// `RESOURCE_EXHAUSTED`: what waits in lanes is counted in places, and a place may hold megabytes.

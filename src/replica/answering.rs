@@ -198,7 +198,9 @@ impl<W> Replica<W> {
         if self.liveness.is_judged(worker, incarnation) {
             // What is on its way cannot be taken back, and a word of life would contradict it.
             let text = format!("the loss of {worker} is being decided; ask again in a moment");
-            return self.refuse(waiter, Refusal::unavailable(text));
+            let refusal = Refusal::unavailable(text);
+            let retry_after_ms = Some(RETRY_AFTER_MS);
+            return self.refuse(waiter, Refusal { retry_after_ms, ..refusal });
         }
         self.liveness.hear(worker, incarnation, draining, self.now);
         let term = self.raft.term();

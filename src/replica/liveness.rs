@@ -17,9 +17,6 @@ pub const DOUBTED_TICKS: u64 = 150;
 /// meanwhile still waits in its sockets (etcd issue 15247).
 pub const STOOD_STILL_TICKS: u64 = 50;
 
-/// A verdict that was proposed and not applied is proposed again after so long, in ticks.
-const VERDICT_AGAIN_TICKS: u64 = 100;
-
 /// One worker as the leader hears it.
 #[derive(Debug)]
 struct Heard {
@@ -30,8 +27,9 @@ struct Heard {
     spoke: bool,
     /// It takes no new jobs.
     draining: bool,
-    /// When its loss was proposed last.
-    judged: Option<Ticks>,
+    /// Its loss was proposed. While this node leads, that will be committed and cannot be taken back,
+    /// whatever is heard meanwhile; when it is applied, this start is over.
+    judged: bool,
 }
 
 /// The leader's ear for workers. Bounded by the registry, which is.
@@ -58,7 +56,7 @@ impl Liveness {
                 at: now,
                 spoke: false,
                 draining: false,
-                judged: None,
+                judged: false,
             });
             heard.at = now;
         }
@@ -77,10 +75,9 @@ impl Liveness {
                 heard.at = now;
                 heard.spoke = true;
                 heard.draining = draining;
-                heard.judged = None;
             }
             Some(_) | None => {
-                let heard = Heard { incarnation, at: now, spoke: true, draining, judged: None };
+                let heard = Heard { incarnation, at: now, spoke: true, draining, judged: false };
                 self.heard.insert(worker.clone(), heard);
             }
         }
@@ -121,15 +118,15 @@ impl Liveness {
                 continue;
             }
             let waits = |since: Ticks, ticks: u64| now.0.saturating_sub(since.0) < ticks;
-            let judged = heard.judged.is_some_and(|at| waits(at, VERDICT_AGAIN_TICKS));
-            if !waits(heard.at, LOST_TICKS) && !judged {
-                heard.judged = Some(now);
+            if !waits(heard.at, LOST_TICKS) && !heard.judged {
+                heard.judged = true;
                 lost.push((worker.id.clone(), worker.incarnation));
             }
         }
         // Applied here, but not yet heard of: its window begins now.
         for (id, incarnation) in unknown {
-            let heard = Heard { incarnation, at: now, spoke: false, draining: false, judged: None };
+            let heard =
+                Heard { incarnation, at: now, spoke: false, draining: false, judged: false };
             self.heard.insert(id, heard);
         }
         if self.heard.len() > live {
@@ -145,7 +142,7 @@ impl Liveness {
     pub fn acquit(&mut self, judged: &[(WorkerId, Incarnation)]) {
         for (worker, _) in judged {
             if let Some(heard) = self.heard.get_mut(worker) {
-                heard.judged = None;
+                heard.judged = false;
             }
         }
     }
@@ -153,9 +150,7 @@ impl Liveness {
     /// Tells whether a verdict on this start of a worker is on its way.
     #[must_use]
     pub fn is_judged(&self, worker: &WorkerId, incarnation: Incarnation) -> bool {
-        self.heard
-            .get(worker)
-            .is_some_and(|heard| heard.incarnation == incarnation && heard.judged.is_some())
+        self.heard.get(worker).is_some_and(|heard| heard.incarnation == incarnation && heard.judged)
     }
 }
 

@@ -5,10 +5,7 @@ use std::collections::VecDeque;
 use crate::jobs::command::StatusUpdate;
 use crate::jobs::job::WORKER_SLOTS_MAX;
 use crate::types::{Fence, JobId};
-use crate::wire::message::{Code, Refusal};
-
-/// Reports in one batch, at most; the rest goes with the next.
-pub const BATCH_MAX: usize = 256;
+use crate::wire::message::{BATCH_UPDATES_MAX, Code, Refusal};
 
 /// Bytes of reports in one batch, at most (a first one is taken whatever its size).
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -43,7 +40,7 @@ impl Outbox {
         self.reports.push_back(update);
     }
 
-    /// Returns the next batch and marks it as on its way; `None` when there is none, or one is on
+    /// Returns the next batch, of at most [`BATCH_UPDATES_MAX`], and marks it as on its way; `None` when there is none, or one is on
     /// its way already.
     pub fn batch(&mut self) -> Option<Vec<StatusUpdate>> {
         if self.sent > 0 || self.reports.is_empty() {
@@ -55,7 +52,8 @@ impl Outbox {
             bytes += size(update);
             first || bytes <= BATCH_BYTES_MAX
         };
-        let batch: Vec<_> = self.reports.iter().take(BATCH_MAX).take_while(fits).cloned().collect();
+        let batch: Vec<_> =
+            self.reports.iter().take(BATCH_UPDATES_MAX).take_while(fits).cloned().collect();
         self.sent = batch.len();
         Some(batch)
     }
@@ -157,6 +155,7 @@ fn size(update: &StatusUpdate) -> usize {
 mod tests {
     use super::*;
     use crate::jobs::job::Verdict;
+    use crate::wire::message::Request;
 
     fn update(fence: u64, bytes: usize) -> StatusUpdate {
         let verdict = Verdict {
@@ -228,7 +227,10 @@ mod tests {
         for fence in 1..=300 {
             outbox.report(update(fence, 0));
         }
-        assert_eq!(outbox.batch().unwrap().len(), BATCH_MAX);
+        let batch = outbox.batch().unwrap();
+        assert_eq!(batch.len(), BATCH_UPDATES_MAX);
+        let request = Request::BatchUpdateJobStatus(batch);
+        assert_eq!(Request::from_frame(&request.to_frame(1)), Ok(request), "a node takes it");
         let mut outbox = Outbox::default();
         outbox.report(update(1, 2 * BATCH_BYTES_MAX));
         outbox.report(update(2, 0));
