@@ -38,6 +38,8 @@ pub struct Submitter {
     target: NodeId,
     nodes: u64,
     open: Option<(NewJob, u64, u64)>,
+    /// A job that was acknowledged and is looked at: when that was asked, and its number.
+    reading: Option<(JobId, u64, u64)>,
     next_corr: u64,
     wait_until: u64,
 }
@@ -51,6 +53,7 @@ impl Submitter {
             target: NodeId(1),
             nodes,
             open: None,
+            reading: None,
             next_corr: 0,
             wait_until: 0,
         }
@@ -60,6 +63,9 @@ impl Submitter {
     pub fn step(&mut self, now: u64, more: bool) -> Option<Call> {
         if now < self.wait_until {
             return None;
+        }
+        if let Some((id, sent, _)) = self.reading {
+            return (now >= sent + PATIENCE_MS).then(|| self.read(id, now));
         }
         match &self.open {
             Some((_, sent, _)) if now < sent + PATIENCE_MS => return None,
@@ -76,6 +82,14 @@ impl Submitter {
         Some(Call { to: self.target, request: Request::SubmitJob(job), corr: self.next_corr })
     }
 
+    /// Asks any node for a job.
+    fn read(&mut self, id: JobId, now: u64) -> Call {
+        self.next_corr += 1;
+        self.reading = Some((id, now, self.next_corr));
+        let to = NodeId(self.rng.u64(1..=self.nodes));
+        Call { to, request: Request::GetJob { id }, corr: self.next_corr }
+    }
+
     fn new_job(&mut self, now: u64) -> NewJob {
         let id = JobId::new(Millis(now), self.rng.u128(..));
         let payload = vec![self.rng.u8(..); self.rng.usize(0..300)];
@@ -88,7 +102,49 @@ impl Submitter {
     }
 
     /// Takes an answer.
-    pub fn answer(&mut self, corr: u64, reply: &Reply, now: u64, checks: &mut Checks) {
+    ///
+    /// # Errors
+    /// A promise that the answer breaks.
+    pub fn answer(
+        &mut self,
+        corr: u64,
+        reply: &Reply,
+        now: u64,
+        checks: &mut Checks,
+    ) -> Result<(), Violation> {
+        match self.reading {
+            Some((id, _, open)) if open == corr => self.has_read(id, reply, now, checks),
+            Some(_) | None => {
+                self.submitted(corr, reply, now, checks);
+                Ok(())
+            }
+        }
+    }
+
+    fn has_read(
+        &mut self,
+        id: JobId,
+        reply: &Reply,
+        now: u64,
+        checks: &mut Checks,
+    ) -> Result<(), Violation> {
+        self.wait_until = now + self.rng.u64(0..100);
+        #[expect(clippy::wildcard_enum_match_arm, reason = "other answers are as good as none")]
+        match reply {
+            Reply::Job(job) => checks.read(id, Some(job))?,
+            Reply::Refused(refusal) if refusal.code == Code::NotFound => checks.read(id, None)?,
+            _ => {
+                self.reading = Some((id, now.saturating_sub(PATIENCE_MS), 0));
+                return Ok(());
+            }
+        }
+        // Now and then once more: what was told may not be taken back.
+        let again = self.rng.u32(0..3) == 0;
+        self.reading = again.then(|| (id, now.saturating_sub(PATIENCE_MS), 0));
+        Ok(())
+    }
+
+    fn submitted(&mut self, corr: u64, reply: &Reply, now: u64, checks: &mut Checks) {
         let Some((job, _, open)) = &self.open else { return };
         if *open != corr {
             return;
@@ -99,7 +155,8 @@ impl Submitter {
             Reply::Submitted(submitted) if submitted.id == id => {
                 checks.acknowledge(id);
                 self.open = None;
-                self.wait_until = now + self.rng.u64(0..200);
+                self.reading = Some((id, now.saturating_sub(PATIENCE_MS), 0));
+                self.wait_until = now + self.rng.u64(0..60);
             }
             Reply::Refused(refusal) => self.refused(refusal, now),
             _ => {}
@@ -126,7 +183,7 @@ impl Submitter {
     /// Tells whether nothing is open.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.open.is_none()
+        self.open.is_none() && self.reading.is_none()
     }
 }
 
@@ -363,7 +420,7 @@ impl Worker {
             return Ok(());
         }
         self.after = assignment.fence;
-        checks.begin(assignment.id, assignment.fence, &self.name)?;
+        checks.begin(assignment.id, assignment.fence)?;
         let ends = now + self.rng.u64(0..100);
         self.held.insert(assignment.fence, Held { id: assignment.id, ends });
         if u32::try_from(self.held.len()).unwrap_or(u32::MAX) > self.slots {

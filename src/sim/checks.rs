@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::jobs::job::{JobView, Status};
 use crate::raft::core::Role;
 use crate::replica::core::Replica;
-use crate::types::{Fence, Index, JobId, NodeId, Term, WorkerId};
+use crate::types::{Fence, Index, JobId, NodeId, Term};
 
 /// The memory of the checks.
 #[derive(Debug, Default)]
@@ -15,7 +16,18 @@ pub struct Checks {
     fences: BTreeMap<JobId, Fence>,
     begun: BTreeSet<Fence>,
     acknowledged: BTreeSet<JobId>,
-    holders: BTreeMap<Fence, WorkerId>,
+    /// Jobs whose report was accepted, and under which token.
+    done: BTreeMap<JobId, Fence>,
+    /// What a read told last of a job.
+    told: BTreeMap<JobId, Told>,
+    reads: usize,
+}
+
+/// What a read told of a job, as far as it can never be taken back.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    fence: Option<Fence>,
+    ended: Option<Status>,
 }
 
 /// A promise that was broken; the text says which.
@@ -44,7 +56,9 @@ impl Checks {
         if replica.machine().applied_index() > status.commit_index {
             return Err(format!("node {node} applied what is not committed"));
         }
-        for (index, digest) in replica.machine().digests() {
+        let machine = replica.machine();
+        let newest = (machine.applied_index(), machine.digest());
+        for (index, digest) in machine.digests().into_iter().chain([newest]) {
             let known = *self.digests.entry(index).or_insert(digest.0);
             if known != digest.0 {
                 return Err(format!("node {node} has another machine at {index}"));
@@ -72,13 +86,42 @@ impl Checks {
         self.acknowledged.len()
     }
 
+    /// Notes what a read told of a job that was acknowledged before it was asked for; reads of one job come
+    /// one after the other.
+    ///
+    /// # Errors
+    /// If the job is not there, or what a former read told was taken back.
+    pub fn read(&mut self, id: JobId, job: Option<&JobView>) -> Result<(), Violation> {
+        let Some(job) = job else {
+            return Err(format!("a read found nothing of the acknowledged job {id}"));
+        };
+        self.reads += 1;
+        let now = Told { fence: job.fence, ended: job.status.is_final().then_some(job.status) };
+        let before = self.told.insert(id, now);
+        if before
+            .is_some_and(|it| it.fence > now.fence || it.ended.is_some() && it.ended != now.ended)
+        {
+            return Err(format!("a read went back in time: {before:?}, then {now:?}, of job {id}"));
+        }
+        Ok(())
+    }
+
+    /// Returns how many reads were answered.
+    #[must_use]
+    pub fn reads(&self) -> usize {
+        self.reads
+    }
+
     /// Notes that a worker begins an assignment.
     ///
     /// # Errors
-    /// If the same token was begun before, or a token of the job goes back.
-    pub fn begin(&mut self, job: JobId, fence: Fence, worker: &WorkerId) -> Result<(), Violation> {
+    /// If the same token was begun before, or the job was done under an older one.
+    pub fn begin(&mut self, job: JobId, fence: Fence) -> Result<(), Violation> {
         if !self.begun.insert(fence) {
             return Err(format!("fence {fence} was begun twice"));
+        }
+        if self.done.get(&job).is_some_and(|done| fence > *done) {
+            return Err(format!("job {job} was done, and is begun again under fence {fence}"));
         }
         let newest = self.fences.entry(job).or_default();
         if fence < *newest {
@@ -86,15 +129,17 @@ impl Checks {
             return Ok(());
         }
         *newest = fence;
-        self.holders.insert(fence, worker.clone());
         Ok(())
     }
 
     /// Notes that a report was accepted.
     ///
     /// # Errors
-    /// If a report under an older token than one already reported was accepted.
-    pub fn reported(&self, job: JobId, fence: Fence) -> Result<(), Violation> {
+    /// If a report under an older token than one already begun was accepted, or two under two tokens.
+    pub fn reported(&mut self, job: JobId, fence: Fence) -> Result<(), Violation> {
+        if *self.done.entry(job).or_insert(fence) != fence {
+            return Err(format!("two reports of job {job} were accepted, one under fence {fence}"));
+        }
         match self.fences.get(&job) {
             Some(newest) if *newest > fence && self.begun.contains(newest) => {
                 Err(format!("a report of job {job} under the old fence {fence} was accepted"))
@@ -119,7 +164,25 @@ impl Checks {
                         replica.machine().counts()
                     ));
                 }
-                Some(_) => {}
+                Some(job) => {
+                    let done = self.done.get(id);
+                    let as_reported = match done {
+                        Some(fence) => {
+                            job.status == Status::Completed && job.fence() == Some(*fence)
+                        }
+                        // Its report was accepted and the answer lost, or it was lost with its workers.
+                        None => {
+                            job.status == Status::Completed
+                                || job.attempt >= replica.machine().limits().attempts_max
+                        }
+                    };
+                    if !as_reported || job.status == Status::Cancelled {
+                        let (status, fence) = (job.status.as_str(), job.fence());
+                        return Err(format!(
+                            "job {id} ended as {status} under {fence:?}; its report: {done:?}"
+                        ));
+                    }
+                }
             }
         }
         if replica.machine().recount() != replica.machine().digest() {

@@ -43,6 +43,8 @@ struct Faults {
     partition_ms_mean: u64,
     pause_ms_mean: u64,
     worker_death_ms_mean: u64,
+    /// How much of what comes for a node waits for its next tick, to be one turn with what else comes.
+    together_percent: u32,
 }
 
 /// A snapshot as a file: what it stands for, and its records.
@@ -57,6 +59,8 @@ struct Node {
     started: u64,
     paused_until: u64,
     clock_skew_ms: i64,
+    /// What came and is not looked at yet.
+    waiting: Vec<Input<Asker>>,
 }
 
 /// A simulated cluster with its clients and workers.
@@ -91,6 +95,8 @@ pub struct Report {
     pub trace: u64,
     /// Submits acknowledged.
     pub acknowledged: usize,
+    /// Reads answered.
+    pub reads: usize,
     /// Snapshots installed from a peer.
     pub installs: u64,
 }
@@ -110,10 +116,11 @@ impl World {
             partition_ms_mean: sometimes(&mut rng, 5000),
             pause_ms_mean: sometimes(&mut rng, 6000),
             worker_death_ms_mean: sometimes(&mut rng, 8000),
+            together_percent: u32::try_from(sometimes(&mut rng, 80)).unwrap_or(0),
         };
         let mut world = Self {
-            snapshot_bytes_min: if rng.bool() { 4 << 10 } else { 64 << 10 },
-            log_keep: rng.usize(0..200),
+            snapshot_bytes_min: if rng.bool() { 2 << 10 } else { 16 << 10 },
+            log_keep: rng.usize(0..40),
             window: rng.usize(8..200),
             faults,
             now: 1_000_000,
@@ -127,7 +134,7 @@ impl World {
             checks: Checks::default(),
             offers: BTreeMap::new(),
             sent: Vec::new(),
-            trace: plan.seed,
+            trace: 0,
             installs: 0,
             plan,
             rng,
@@ -143,6 +150,7 @@ impl World {
                 started: 0,
                 paused_until: 0,
                 clock_skew_ms: skew,
+                waiting: Vec::new(),
             };
             world.nodes.insert(NodeId(id), node);
             world.start(NodeId(id));
@@ -183,7 +191,8 @@ impl World {
                 .map_err(|why| format!("{why}\n{}", self.describe()))?;
         }
         let acknowledged = self.checks.acknowledged();
-        Ok(Report { trace: self.trace, acknowledged, installs: self.installs })
+        let reads = self.checks.reads();
+        Ok(Report { trace: self.trace, acknowledged, reads, installs: self.installs })
     }
 
     /// One line a node, for the one who reads of a violation.
@@ -377,10 +386,19 @@ impl World {
     fn turn(&mut self, id: NodeId, inputs: Vec<Input<Asker>>) -> Result<(), Violation> {
         let now = self.ticks(id);
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
-        if self.now < node.paused_until {
-            // A paused node hears nothing; what came for it is lost, as Raft tolerates.
+        if node.replica.is_none() {
             return Ok(());
         }
+        // What comes while a node sleeps it hears all at once when it wakes; what comes while it works, now
+        // and then together, at its next tick.
+        let is_tick = inputs.is_empty();
+        let sleeps = self.now < node.paused_until;
+        node.waiting.extend(inputs);
+        if sleeps || !is_tick && !self.healed && self.rng.u32(0..100) < self.faults.together_percent
+        {
+            return Ok(());
+        }
+        let inputs = std::mem::take(&mut node.waiting);
         let Some(mut replica) = node.replica.take() else { return Ok(()) };
         let life = node.life;
         let wall = Millis(self.now.saturating_add_signed(node.clock_skew_ms));
@@ -388,7 +406,9 @@ impl World {
         let outcome = loop {
             let output = replica.turn(Turn { now, wall }, std::mem::take(&mut inputs));
             let status = replica.raft().status();
-            for value in [id.0, status.term.0, status.commit_index.0, status.last_index.0] {
+            let digest = replica.machine().digest().0;
+            let digest = u64::try_from(digest & u128::from(u64::MAX)).unwrap_or_default();
+            for value in [id.0, status.term.0, status.commit_index.0, status.last_index.0, digest] {
                 self.note(value);
             }
             let checked = self.checks.after_turn(id, &replica);
@@ -554,12 +574,10 @@ impl World {
 
     fn answered(&mut self, asker: Asker, reply: &Reply) -> Result<(), Violation> {
         match asker {
-            Asker::Submitter(number, corr) => {
-                if let Some(submitter) = self.submitters.get_mut(number) {
-                    submitter.answer(corr, reply, self.now, &mut self.checks);
-                }
-                Ok(())
-            }
+            Asker::Submitter(number, corr) => match self.submitters.get_mut(number) {
+                Some(submitter) => submitter.answer(corr, reply, self.now, &mut self.checks),
+                None => Ok(()),
+            },
             Asker::Worker(number, corr) => match self.workers.get_mut(number) {
                 Some(worker) => worker.answer(corr, reply, self.now, &mut self.checks),
                 None => Ok(()),
@@ -624,11 +642,14 @@ impl World {
     }
 
     fn crash(&mut self, id: NodeId) {
-        let after = self.rng.u64(20..3000);
+        // Some stay down for long: they need a snapshot then.
+        let longest = if self.rng.u32(0..3) == 0 { 12_000 } else { 2000 };
+        let after = self.rng.u64(20..longest);
         if let Some(node) = self.nodes.get_mut(&id)
             && node.replica.take().is_some()
         {
             node.disk.crash();
+            node.waiting.clear();
             self.later(after, Happening::Restart(id));
         }
     }
