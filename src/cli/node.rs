@@ -57,8 +57,8 @@ pub struct NodeArgs {
     #[arg(long, value_name = "DUR", default_value = "10s", value_parser = values::duration, allow_hyphen_values = true)]
     pub grace: Duration,
 
-    /// Log kept on disk behind the newest snapshot, so that a node a little behind needs no snapshot. With little to keep,
-    /// the next two are smaller too.
+    /// Log kept on disk behind the newest snapshot, so that a node a little behind needs no snapshot.
+    /// By default, --segment and --snapshot-at follow it.
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::size, allow_hyphen_values = true)]
     #[arg(help_heading = "Storage")]
     pub log_keep: u64,

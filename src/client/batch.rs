@@ -24,7 +24,7 @@ impl Client {
     ///
     /// A job that is refused for itself alone stands as a refusal in its place; where a request failed as
     /// a whole after others had succeeded, so do its jobs. Jobs refused only for now (the queue is full)
-    /// are sent again until the time of a request is over, or for 50 s if that is longer.
+    /// are sent again until the time of a request is over, and for 50 s at most.
     ///
     /// # Errors
     /// When no request succeeded: that of the first.

@@ -406,7 +406,10 @@ impl Session {
     fn read_image(&mut self, number: u32, machine: Box<Machine>, request: Request) {
         let Some(place) = self.ctx.images.queue() else {
             if let Some(corr) = self.flights.end(number) {
-                self.refuse(corr, gate::full("this node reads as many lists as it can"));
+                self.refuse(
+                    corr,
+                    gate::full("too many answers wait to be read from the queue here"),
+                );
             }
             return;
         };

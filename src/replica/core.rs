@@ -198,6 +198,7 @@ impl<W> Replica<W> {
         let effects = self.raft.effects();
         self.carry_out(effects);
         self.follow_leadership();
+        self.acknowledge_heartbeats();
         if self.led.is_some() {
             self.lead();
             self.settle();
@@ -354,9 +355,6 @@ impl<W> Replica<W> {
         for read in reads {
             for refused in self.rounds.confirmed(read.token, read.index) {
                 self.refuse_read(refused);
-            }
-            if read.index.is_some() && self.raft.own_term_applied() {
-                self.acknowledge_heartbeats(read.token);
             }
         }
         if let Some(incoming) = self.incoming.take() {

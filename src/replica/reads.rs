@@ -88,14 +88,16 @@ impl<W> Rounds<W> {
         }
     }
 
-    /// Takes the heartbeats of a round, which need not wait for its index.
-    pub fn take_heartbeats(&mut self, token: u64) -> Vec<Read<W>> {
-        let Some(round) = self.rounds.get_mut(&token) else { return Vec::new() };
+    /// Takes the heartbeats of all confirmed rounds, in order: they need not wait for an index.
+    pub fn take_heartbeats(&mut self) -> Vec<Read<W>> {
         let is_heartbeat = |read: &mut Read<W>| matches!(read, Read::Heartbeat { .. });
-        let taken = round.reads.extract_if(.., is_heartbeat).collect();
-        if round.reads.is_empty() {
-            self.rounds.remove(&token);
-        }
+        let mut taken = Vec::new();
+        self.rounds.retain(|_, round| {
+            if round.index.is_some() {
+                taken.extend(round.reads.extract_if(.., is_heartbeat));
+            }
+            !round.reads.is_empty()
+        });
         taken
     }
 
@@ -334,6 +336,31 @@ mod tests {
         assert!(lot.expired(Ticks(9)).is_empty());
         assert_eq!(lot.expired(Ticks(10)).len(), 1);
         assert!(lot.job_ended(one).is_empty());
+    }
+
+    #[test]
+    fn heartbeats_leave_confirmed_rounds_in_order_and_the_rest_stays() {
+        let beat = |waiter| Read::Heartbeat {
+            waiter,
+            worker: WorkerId::new("w").unwrap(),
+            incarnation: Incarnation(1),
+            draining: false,
+            arrived: Ticks(0),
+        };
+        let mut rounds: Rounds<u32> = Rounds::default();
+        let tokens = [vec![beat(1), Read::Ready], vec![beat(2)], vec![beat(3)]]
+            .map(|reads| rounds.open(reads, Ticks(0)));
+        // The later one is confirmed first; the last one is not yet.
+        assert!(rounds.confirmed(tokens[1], Some(Index(7))).is_empty());
+        assert!(rounds.confirmed(tokens[0], Some(Index(9))).is_empty());
+        let taken = rounds.take_heartbeats().into_iter().map(|read| match read {
+            Read::Heartbeat { waiter, .. } => waiter,
+            Read::Client { .. } | Read::Ready => 0,
+        });
+        assert!(taken.eq([1, 2]));
+        assert_eq!(rounds.open_count(), 2);
+        assert!(rounds.ready(Index(8)).is_empty());
+        assert_eq!(rounds.ready(Index(9)).len(), 1);
     }
 
     #[test]

@@ -269,11 +269,14 @@ impl<W> Replica<W> {
         }
     }
 
-    /// Acknowledges the heartbeats of a round that was confirmed. They ask whether this node leads and who
+    /// Acknowledges the heartbeats whose rounds are confirmed, in the order in which they came. They ask whether this node leads and who
     /// is registered, not for the newest entry: that may wait for a slow disk here, and the workers'
     /// right to run with it.
-    pub(super) fn acknowledge_heartbeats(&mut self, token: u64) {
-        for read in self.rounds.take_heartbeats(token) {
+    pub(super) fn acknowledge_heartbeats(&mut self) {
+        if !self.raft.own_term_applied() {
+            return;
+        }
+        for read in self.rounds.take_heartbeats() {
             if let Read::Heartbeat { waiter, worker, incarnation, draining, .. } = read {
                 self.heartbeat(waiter, &worker, incarnation, draining);
             }

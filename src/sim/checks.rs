@@ -123,12 +123,9 @@ impl Checks {
         if self.done.get(&job).is_some_and(|done| fence > *done) {
             return Err(format!("job {job} was done, and is begun again under fence {fence}"));
         }
+        // A worker may hear late of an assignment that is void already; it begins it in vain.
         let newest = self.fences.entry(job).or_default();
-        if fence < *newest {
-            // A worker may hear late of an assignment that is void already; it begins it in vain.
-            return Ok(());
-        }
-        *newest = fence;
+        *newest = fence.max(*newest);
         Ok(())
     }
 

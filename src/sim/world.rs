@@ -509,9 +509,10 @@ impl World {
 
     fn verdict(&mut self, from: NodeId, to: NodeId, index: Index, offer: Offer) {
         let life = self.nodes.get(&from).map_or(0, |node| node.life);
-        let offered = self.offers.get(&(from, to)).is_some_and(|(meta, _)| meta.index == index);
-        let file = if offered { self.offers.remove(&(from, to)) } else { None };
-        let Some(file) = file else { return };
+        if self.offers.get(&(from, to)).is_none_or(|(meta, _)| meta.index != index) {
+            return;
+        }
+        let Some(file) = self.offers.remove(&(from, to)) else { return };
         match offer {
             Offer::Wanted => {
                 let broken = !self.healed && self.rng.u32(0..100) < 20;
