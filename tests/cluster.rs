@@ -164,16 +164,20 @@ fn jobs_of_a_dead_node_and_of_a_frozen_one_run_elsewhere_under_a_higher_fence() 
         .collect();
     until("five running commands", || (lines(&file).len() == 5).then_some(()));
     let leader = cluster.leader();
-    let victims: Vec<usize> =
-        cluster.ids().into_iter().filter(|id| *id != leader).take(2).collect();
-    let (dead, frozen) = (victims[0], victims[1]);
-    let job_of = |cluster: &Cluster, node: usize| {
+    let jobs: Vec<serde_json::Value> = ids.iter().map(|id| cluster.json(&["get", id])).collect();
+    let jobs_of = |node: usize| -> Vec<serde_json::Value> {
         let worker = format!("node-{node}");
-        let jobs: Vec<serde_json::Value> =
-            ids.iter().map(|id| cluster.json(&["get", id])).collect();
-        jobs.into_iter().find(|job| job["worker"] == worker.as_str() && job["status"] == "running")
+        jobs.iter().filter(|job| job["worker"] == worker.as_str()).cloned().collect()
     };
-    let before = [dead, frozen].map(|node| job_of(&cluster, node).expect("one job each"));
+    // A worker that was slow to be heard may have none, and another two.
+    let victims: Vec<usize> = cluster
+        .ids()
+        .into_iter()
+        .filter(|id| *id != leader && !jobs_of(*id).is_empty())
+        .take(2)
+        .collect();
+    let (dead, frozen) = (victims[0], victims[1]);
+    let before = [jobs_of(dead), jobs_of(frozen)].concat();
     let pid_of = |id: &str, fence: &str| {
         lines(&file).iter().find_map(|line| {
             let mut words = line.split(' ');

@@ -55,18 +55,23 @@ pub fn until<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
 }
 
 impl Cluster {
-    /// Starts `count` nodes with extra flags and waits for a ready leader that sees all of them.
+    /// Starts `count` nodes with extra flags and waits for a ready leader that sees all of them, and
+    /// for their workers, unless the flags give them no slots.
     pub fn start(name: &str, count: usize, flags: &[&str]) -> Self {
         let nodes = free_ports(count)
             .into_iter()
             .map(|port| Node { child: None, addr: format!("127.0.0.1:{port}") })
             .collect();
+        let has_workers = !flags.windows(2).any(|pair| pair == ["--slots", "0"]);
         let flags = flags.iter().map(ToString::to_string).collect();
         let mut cluster = Self { nodes, dir: scratch(name), flags };
         for id in cluster.ids() {
             cluster.spawn(id);
         }
         cluster.wait_whole();
+        if has_workers {
+            cluster.wait_workers();
+        }
         cluster
     }
 
@@ -222,6 +227,14 @@ impl Cluster {
             let status = self.status()?;
             let alive = status["nodes"].as_array()?.iter().filter(|node| node["is_alive"] == true);
             (alive.count() == count).then_some(())
+        });
+    }
+
+    /// Waits until every node's worker is given jobs.
+    pub fn wait_workers(&self) {
+        until("every worker live", || {
+            let workers = self.ok(&["workers", "--json"]);
+            (workers.matches("\"state\":\"live\"").count() == self.nodes.len()).then_some(())
         });
     }
 
