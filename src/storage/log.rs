@@ -29,7 +29,20 @@ impl Default for Options {
 }
 
 /// Zeroes written at once into a new segment.
-const ZEROES_BYTES: usize = 1 << 20;
+const ZEROES_BYTES: usize = 256 << 10;
+
+/// How long [`Pace::Half`] rests after one write, at most: a disk that hangs is no reason to wait twice.
+const ZEROES_REST_MAX: Duration = Duration::from_millis(10);
+
+/// How fast zeroes are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Somebody waits for them.
+    Full,
+    /// Nobody does yet: half of the time is left to others. Zeroing fills the page cache as fast as a core can,
+    /// and where cores are few the Raft thread would wait for that core in the middle of a turn.
+    Half,
+}
 
 /// What each segment begins with beside the batch itself, in bytes, at most.
 const HEAD_BYTES: u64 = 64;
@@ -45,10 +58,10 @@ pub fn segment_name(number: u64) -> String {
 ///
 /// # Errors
 /// What the system says.
-pub fn make_segment<D: Disk>(disk: &D, number: u64, bytes: u64) -> io::Result<D::File> {
+pub fn make_segment<D: Disk>(disk: &D, number: u64, bytes: u64, pace: Pace) -> io::Result<D::File> {
     let aside = format!("log.tmp-{number:016x}");
     let file = disk.create(&aside)?;
-    write_zeroes(&file, 0, bytes)?;
+    write_zeroes(&file, 0, bytes, pace)?;
     disk.rename(&aside, &segment_name(number))?;
     disk.sync_dir()?;
     Ok(file)
@@ -58,12 +71,17 @@ pub fn make_segment<D: Disk>(disk: &D, number: u64, bytes: u64) -> io::Result<D:
 ///
 /// # Errors
 /// What the system says.
-pub fn write_zeroes<F: DiskFile>(file: &F, from: u64, to: u64) -> io::Result<()> {
+pub fn write_zeroes<F: DiskFile>(file: &F, from: u64, to: u64, pace: Pace) -> io::Result<()> {
     let zeroes = vec![0; ZEROES_BYTES];
     let mut at = from;
     while at < to {
         let count = usize::try_from(to - at).unwrap_or(ZEROES_BYTES).min(ZEROES_BYTES);
-        file.write_at(zeroes.get(..count).unwrap_or_default(), at)?;
+        let write = || file.write_at(zeroes.get(..count).unwrap_or_default(), at);
+        let (written, took) = timed(write);
+        written?;
+        if pace == Pace::Half {
+            std::thread::sleep(took.min(ZEROES_REST_MAX));
+        }
         at += count as u64;
     }
     file.sync()
@@ -89,7 +107,7 @@ pub struct MakeNow<'a, D: Disk> {
 
 impl<D: Disk> Segments<D::File> for MakeNow<'_, D> {
     fn next(&mut self, number: u64) -> io::Result<D::File> {
-        make_segment(self.disk, number, self.bytes)
+        make_segment(self.disk, number, self.bytes, Pace::Full)
     }
 }
 
@@ -246,7 +264,7 @@ impl<D: Disk> Log<D> {
         let file = segments.next(number)?;
         let mut bytes = file.size()?;
         if bytes < bytes_min {
-            write_zeroes(&file, bytes, bytes_min)?;
+            write_zeroes(&file, bytes, bytes_min, Pace::Full)?;
             bytes = bytes_min;
         }
         self.file = Arc::new(file);

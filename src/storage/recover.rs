@@ -12,7 +12,7 @@ use crate::storage::disk::{Disk, DiskFile};
 use crate::storage::error::OpenError;
 use crate::storage::format::{Found, Item, Place, Record, RecordBuilder, items, read, search};
 use crate::storage::log::{
-    Catalogue, Log, Options, make_segment, read_entries, segment_name, write_zeroes,
+    Catalogue, Log, Options, Pace, make_segment, read_entries, segment_name, write_zeroes,
 };
 use crate::types::{Index, Term};
 
@@ -145,7 +145,7 @@ impl<D: Disk> Survey<D> {
         let number = match current {
             Some(number) => number,
             None => {
-                let file = make_segment(disk, 0, options.segment_bytes)
+                let file = make_segment(disk, 0, options.segment_bytes, Pace::Full)
                     .map_err(OpenError::io(segment_name(0)))?;
                 self.segments.insert(0, (Arc::new(file), options.segment_bytes));
                 0
@@ -202,7 +202,7 @@ impl<D: Disk> Survey<D> {
             Some(end) if end.dirty => {
                 let at = end.at as u64;
                 log::warn!("{}: a torn write behind byte {at} is cut", segment_name(number));
-                write_zeroes(file, at, bytes)
+                write_zeroes(file, at, bytes, Pace::Full)
             }
             Some(_) | None => file.sync(),
         }
@@ -262,7 +262,7 @@ fn take_spare<D: Disk>(
         }
         if dirty {
             log::warn!("{name}: a torn write at its beginning is cut");
-            write_zeroes(&file, 0, bytes).map_err(OpenError::io(name.as_str()))?;
+            write_zeroes(&file, 0, bytes, Pace::Full).map_err(OpenError::io(name.as_str()))?;
         }
         spare = Some(file);
     }

@@ -16,7 +16,7 @@ use crate::storage::disk::{Directory, Disk, DiskFile};
 use crate::storage::error::OpenError;
 use crate::storage::identity::{self, Identity};
 use crate::storage::log::{
-    Gone, Log, MakeNow, Options, Segments, Shared, lock, make_segment, read_entries,
+    Gone, Log, MakeNow, Options, Pace, Segments, Shared, lock, make_segment, read_entries,
 };
 use crate::storage::recover::{Recovery, Survey};
 use crate::storage::snapshot::{Snapshots, Source};
@@ -482,7 +482,7 @@ impl<F: DiskFile> Background<F> {
         spawn("disk-prepare", move || {
             let _alive = life;
             for number in asked {
-                if hand.send(make_segment(&disk, number, bytes)).is_err() {
+                if hand.send(make_segment(&disk, number, bytes, Pace::Half)).is_err() {
                     return;
                 }
             }
