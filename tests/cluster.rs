@@ -169,7 +169,7 @@ fn jobs_of_a_dead_node_and_of_a_frozen_one_run_elsewhere_under_a_higher_fence() 
         let worker = format!("node-{node}");
         jobs.iter().filter(|job| job["worker"] == worker.as_str()).cloned().collect()
     };
-    // A worker that was slow to be heard may have none, and another two.
+    // A worker that was slow to be heard may have none, and another two: but five jobs are on three nodes.
     let victims: Vec<usize> = cluster
         .ids()
         .into_iter()

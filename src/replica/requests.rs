@@ -269,9 +269,9 @@ impl<W> Replica<W> {
         }
     }
 
-    /// Acknowledges the heartbeats whose rounds are confirmed, in the order in which they came. They ask whether this node leads and who
-    /// is registered, not for the newest entry: that may wait for a slow disk here, and the workers'
-    /// right to run with it.
+    /// Acknowledges the heartbeats whose rounds are confirmed, in the order in which they came. They ask
+    /// whether this node leads and who is registered, not for the newest entry: that may wait for a slow
+    /// disk here, and the workers' right to run with it.
     pub(super) fn acknowledge_heartbeats(&mut self) {
         if !self.raft.own_term_applied() {
             return;

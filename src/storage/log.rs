@@ -39,8 +39,9 @@ const ZEROES_REST_MAX: Duration = Duration::from_millis(10);
 pub enum Pace {
     /// Somebody waits for them.
     Full,
-    /// Nobody does yet: half of the time is left to others. Zeroing fills the page cache as fast as a core can,
-    /// and where cores are few the Raft thread would wait for that core in the middle of a turn.
+    /// Nobody does, as a rule: half of the time is left to others. Zeroing fills the page cache as fast as a core
+    /// can, and where cores are few the Raft thread would wait for that core in the middle of a turn. Entries that
+    /// fill a segment faster than the next is zeroed wait for it, up to twice as long as at full pace.
     Half,
 }
 
