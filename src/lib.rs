@@ -19,7 +19,7 @@
 //! | 4 | `replica`, [`wire`] | one turn of a replica; bytes to typed messages and back |
 //! | 3 | [`jobs`] | the replicated job queue: apply, the scheduler's choice, images |
 //! | 2 | [`raft`], [`pack`] | consensus, sans-IO; MessagePack with every size and depth bounded |
-//! | 1 | [`types`] | the words every room shares |
+//! | 1 | [`types`], [`planted`] | the words every room shares; bugs planted on purpose, in test builds only |
 //!
 //! # The trip of one submit
 //!
@@ -30,7 +30,8 @@
 //!
 //! # Features
 //!
-//! `client` is the client library alone; `server`, the default, is everything.
+//! `client` is the client library alone; `server`, the default, is everything. `planted-bugs` breaks the program
+//! on demand, to test the tests; no release has it.
 
 #![cfg_attr(
     not(feature = "server"),
@@ -43,6 +44,7 @@
 pub mod client;
 pub mod jobs;
 pub mod pack;
+pub mod planted;
 pub mod raft;
 pub mod types;
 pub mod wire;

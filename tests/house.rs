@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms and their floors: an import goes down, or stays in its room.
-const FLOORS: [(&str, u8); 14] = [
+const FLOORS: [(&str, u8); 15] = [
     ("types", 1),
+    ("planted", 1),
     ("raft", 2),
     ("pack", 2),
     ("jobs", 3),
