@@ -182,7 +182,7 @@ impl<W> Replica<W> {
         self.now = Ticks(self.now.0.max(turn.now.0));
         self.wall = turn.wall;
         if elapsed > STOOD_STILL_TICKS && self.led.is_some() {
-            self.liveness.fresh_window(&self.machine, self.now);
+            self.liveness.fresh_window(&self.machine, self.lease_clock());
         }
         // Inputs first: after a pause, what a leader sent meanwhile is older news than its silence.
         for input in inputs {
