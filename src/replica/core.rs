@@ -7,6 +7,7 @@ use crate::jobs::codec;
 use crate::jobs::command::{Command, Event, Limits, Stamped};
 use crate::jobs::machine::Machine;
 use crate::jobs::scheduler::Proposed;
+use crate::planted::{Bug, is_planted};
 use crate::raft::configuration;
 use crate::raft::core::{Boot, Raft};
 use crate::raft::effects::Effects;
@@ -543,9 +544,10 @@ impl<W> Replica<W> {
         }
         self.snapshot_writing = true;
         self.bytes_since_snapshot = 0;
+        let is_termless = is_planted(Bug::SnapshotWithoutTerm);
         let meta = SnapshotMeta {
             index: self.machine.applied_index(),
-            term: self.applied_term,
+            term: if is_termless { Term(0) } else { self.applied_term },
             configuration: self.applied_configuration.clone(),
         };
         self.out.write_snapshot = Some((meta, self.machine.clone()));
