@@ -65,7 +65,9 @@ impl Raft {
             return;
         }
         if append.term < self.hard.term {
-            // The old leader learns from the term that it is none any more.
+            // The old leader learns from the term that it is none any more. Should it lead this term by now, having
+            // fallen in between, then its sessions and rounds are numbered anew: none of them is meant here.
+            let append = Append { session: 0, round: 0, ..append };
             self.reject(from, &append, Index(0), Term(0));
             return;
         }
