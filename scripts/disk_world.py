@@ -100,6 +100,9 @@ class Cluster:
         for node in list(self.running):
             self.kill(node)
 
+    def has_ended(self, node):
+        return node in self.running and self.running[node].poll() is not None
+
     def ended(self, node, patience=PATIENCE_S):
         """Waits for a node to end by itself and returns its exit code."""
         child = self.running[node]

@@ -18,12 +18,15 @@ from disk_world import Cluster, Load, Lost, Progress, check_acked, check_all, di
 CANNOT_RUN = 77
 NODES = 3
 
+# Cuts of one cluster; then a new one is made, so that no state grows for ever.
+CUTS_PER_CLUSTER = 10
+
 # FS_IOC_SHUTDOWN of linux/fs.h: the file system forgets all that is not on its disk, as a power cut makes it.
 FS_IOC_SHUTDOWN = 0x8004587D
 NO_LOG_FLUSH = 2
 
 # Sparse, so that only what is written takes room. XFS makes none below 300 MB.
-IMAGE_BYTES = {"ext4": 96 << 20, "xfs": 320 << 20}
+IMAGE_BYTES = {"ext4": 160 << 20, "xfs": 320 << 20}
 MAKE = {
     "ext4": ["mkfs.ext4", "-q", "-F", "-m", "0"],
     "xfs": ["mkfs.xfs", "-q", "-f"],
@@ -151,13 +154,11 @@ class Run:
             self.disks.make(node)
             self.cluster.start(node)
         self.cluster.wait_leader()
-        while self.progress.get("cuts") < self.options.cuts:
+        for _ in range(min(CUTS_PER_CLUSTER, self.options.cuts - self.progress.get("cuts"))):
             number = self.progress.get("cuts")
             dice = random.Random(number if self.options.seed is None else self.options.seed + number)
             kind = self.options.kind or dice.choices(["all", "one", "full"], [60, 30, 10])[0]
             self.cycle(number, kind, dice)
-            if number % 10 == 9:
-                check_all(self.cluster, self.acked)
         check_all(self.cluster, self.acked)
 
     def cycle(self, number, kind, dice):
@@ -226,17 +227,25 @@ class Run:
         marks = {node: self.cluster.log_size(node) for node in victims}
         for node in victims:
             self.disks.fill(node)
-        for node in victims:
-            # A full disk stops the node when it needs a new file: zeroed segments have their room already.
-            code = self.cluster.ended(node)
-            told = self.cluster.log_since(node, marks[node])
+        # A full disk stops a node when it needs a new file: zeroed segments have their room already. Of all, two
+        # stop; the third is asked for nothing any more.
+        stopped = set()
+        while len(stopped) < min(len(victims), 2):
+            node = until("a node that stops", lambda: next((n for n in victims if n not in stopped and self.cluster.has_ended(n)), None))
+            code, told = self.cluster.ended(node), self.cluster.log_since(node, marks[node])
+            stopped.add(node)
             if code != 1 or "No space left on device" not in told:
                 raise Lost(f"node {node} ended with {code} on a full disk, and its log says: {told[-2000:]}")
         if len(victims) > 1:
             load.stop(at_once=True)
         for node in victims:
             self.disks.make_room(node)
+        for node in stopped:
             self.cluster.start(node)
+        for node in set(victims) - stopped:
+            if self.cluster.has_ended(node):
+                self.cluster.ended(node)
+                self.cluster.start(node)
         self.cluster.wait_leader()
         return f"no room on {', '.join(map(str, victims))}"
 
@@ -245,27 +254,28 @@ class Run:
         self.disks.remove_all()
 
 
+def live_one_cluster(options, progress):
+    """Makes a cluster, cuts its power some times, and leaves nothing of it behind unless a promise was broken."""
+    folder = tempfile.mkdtemp(prefix="raftq-power-cuts-")
+    run = Run(options, folder, progress)
+    try:
+        run.go()
+    except (Lost, subprocess.CalledProcessError) as broken:
+        for log in sorted(Path(folder).glob("node*.log")):
+            say(f"--- {log}\n" + log.read_text(errors="replace")[-1500:])
+        die(1, f"power_cuts.sh: BROKEN at cut {progress.get('cuts') + 1}: {broken}\nDisks and logs are kept in {folder}")
+    finally:
+        run.end()
+    shutil.rmtree(folder)
+
+
 def main():
     options = parse()
     require(options.fs)
     end_on_signals()
     progress = Progress(options.state or f"target/power-cuts-{options.fs}.json", options.fresh)
-    folder = tempfile.mkdtemp(prefix="raftq-power-cuts-")
-    run = None
-    try:
-        run = Run(options, folder, progress)
-        run.go()
-    except (Lost, subprocess.CalledProcessError) as broken:
-        if run:
-            run.end()
-        logs = Path(folder)
-        for log in sorted(logs.glob("node*.log")):
-            say(f"--- {log}\n" + log.read_text(errors="replace")[-1500:])
-        die(1, f"power_cuts.sh: BROKEN at cut {progress.get('cuts') + 1}: {broken}\nDisks and logs are kept in {folder}")
-    finally:
-        if run:
-            run.end()
-    shutil.rmtree(folder)
+    while progress.get("cuts") < options.cuts:
+        live_one_cluster(options, progress)
     figures = progress.figures
     kinds = ", ".join(f"{figures.get(kind, 0)} {kind}" for kind in ("all", "one", "full"))
     say(
