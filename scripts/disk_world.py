@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,9 @@ import time
 from pathlib import Path
 
 PATIENCE_S = 40
+
+# The exit code of a script that cannot run here, as automake has it for a test that was skipped.
+CANNOT_RUN = 77
 HERE = Path(__file__).resolve().parent.parent
 
 
@@ -31,6 +35,18 @@ def program():
     subprocess.run(["cargo", "build", "--release", "--locked", "--quiet"], cwd=HERE, check=True)
     target = Path(os.environ.get("CARGO_TARGET_DIR", HERE / "target"))
     return str(target / "release" / "raftq")
+
+
+def compile_shim(name, folder):
+    """Builds a library of tests/shims to be preloaded; ends the script loudly where that cannot be done."""
+    compiler = next((one for one in ("cc", "gcc", "clang") if shutil.which(one)), None)
+    if not compiler:
+        die(CANNOT_RUN, "CANNOT RUN: there is no C compiler (apt-get install gcc libc6-dev)")
+    shim = Path(folder) / f"{name}.so"
+    source = HERE / "tests" / "shims" / f"{name}.c"
+    if subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(shim), str(source), "-ldl"]).returncode != 0:
+        die(CANNOT_RUN, f"CANNOT RUN: {source} does not compile here")
+    return shim
 
 
 def until(what, done, patience=PATIENCE_S):

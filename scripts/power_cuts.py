@@ -13,9 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from disk_world import Cluster, Load, Lost, Progress, check_acked, check_all, die, end_on_signals, held_by, program, say, until
+from disk_world import (
+    CANNOT_RUN, Cluster, Load, Lost, Progress, check_acked, check_all, compile_shim, die, end_on_signals, held_by, program, say, until,
+)
 
-CANNOT_RUN = 77
 NODES = 3
 
 # Cuts of one cluster; then a new one is made, so that no state grows for ever.
@@ -43,8 +44,8 @@ must be equal, and no term may have had two leaders.
 
 Kinds of cuts, drawn by the seed:
   all   all nodes at once
-  one   the leader, or another node, while a third one is paused (SIGSTOP); the one that was cut must then form
-        the majority with the one that was paused, so that it may not have forgotten anything
+  one   the leader, or another node, while a third one is paused (SIGSTOP) or down; the one that was cut must
+        then form the majority with that one alone, so that it may not have forgotten anything
   full  one disk, or all of them, has no room left: the node stops and says so, and goes on after room is made
 
 It goes on where it stopped, toward --cuts, and tells the figures of all its runs. Exit code 77: it cannot run
@@ -60,6 +61,7 @@ def parse():
     parser.add_argument("--seed", type=int, help="seed of the dice (default: the number of cuts done)")
     parser.add_argument("--kind", choices=["all", "one", "full"], help="cuts of this kind only")
     parser.add_argument("--state", help="where figures are kept (default target/power-cuts-FS.json)")
+    parser.add_argument("--lying-disk", action="store_true", help="see the checks go red: syncs of the log do nothing, so that a loss must be found (exit code 0 then)")
     return parser.parse_args()
 
 
@@ -148,11 +150,15 @@ class Run:
         data = lambda node: self.disks.mount_point(node) / "data"
         self.cluster = Cluster(program(), NODES, folder, data, FLAGS)
         self.acked = []
+        self.env = {"LD_PRELOAD": str(compile_shim("lying_sync", folder))} if options.lying_disk else {}
+
+    def start(self, node):
+        self.cluster.start(node, self.env)
 
     def go(self):
         for node in self.cluster.ids():
             self.disks.make(node)
-            self.cluster.start(node)
+            self.start(node)
         self.cluster.wait_leader()
         for _ in range(min(CUTS_PER_CLUSTER, self.options.cuts - self.progress.get("cuts"))):
             number = self.progress.get("cuts")
@@ -191,7 +197,7 @@ class Run:
         order = list(self.cluster.ids())
         dice.shuffle(order)
         for node in order:
-            self.cluster.start(node)
+            self.start(node)
             time.sleep(dice.choice([0, 0, 0.2]))
         after = self.cluster.wait_leader()
         return f"leads then {after}"
@@ -204,7 +210,12 @@ class Run:
         awake = [node for node in others if node != sleeper]
         victim = dice.choice([leader, *awake])
         witness = next(node for node in self.cluster.ids() if node not in (sleeper, victim))
-        self.cluster.signal(sleeper, signal.SIGSTOP)
+        # One that sleeps still finds what the system took in for it; one that is down finds nothing.
+        is_down = dice.random() < 0.5
+        if is_down:
+            self.cluster.kill(sleeper)
+        else:
+            self.cluster.signal(sleeper, signal.SIGSTOP)
         time.sleep(dice.uniform(0.2, 0.6))
         self.disks.cut([victim])
         time.sleep(dice.choice([0, 0, 0.02, 0.3]))
@@ -213,13 +224,16 @@ class Run:
         # The only other one that knows sleeps now.
         self.cluster.signal(witness, signal.SIGSTOP)
         self.disks.again(victim)
-        self.cluster.start(victim)
-        self.cluster.signal(sleeper, signal.SIGCONT)
+        self.start(victim)
+        if is_down:
+            self.start(sleeper)
+        else:
+            self.cluster.signal(sleeper, signal.SIGCONT)
         after = self.cluster.wait_leader(nodes=[victim, sleeper])
         until(f"every acknowledged job on node {after}", lambda: not held_by(self.cluster, after, acked))
         self.cluster.signal(witness, signal.SIGCONT)
         role = "leader" if victim == leader else "follower"
-        return f"{role} {victim}, {sleeper} and {witness} asleep, leads {after}"
+        return f"{role} {victim}, {sleeper} {'down' if is_down else 'asleep'}, leads {after}"
 
     def fill(self, dice, leader, load):
         """A disk is full: its node stops with the reason, and goes on when there is room."""
@@ -241,11 +255,11 @@ class Run:
         for node in victims:
             self.disks.make_room(node)
         for node in stopped:
-            self.cluster.start(node)
+            self.start(node)
         for node in set(victims) - stopped:
             if self.cluster.has_ended(node):
                 self.cluster.ended(node)
-                self.cluster.start(node)
+                self.start(node)
         self.cluster.wait_leader()
         return f"no room on {', '.join(map(str, victims))}"
 
@@ -269,10 +283,28 @@ def live_one_cluster(options, progress):
     shutil.rmtree(folder)
 
 
+def see_it_go_red(options):
+    """Counts a run over disks that lie as good when it finds what they lost."""
+    folder = tempfile.mkdtemp(prefix="raftq-power-cuts-")
+    progress = Progress(Path(folder) / "figures.json", True)
+    run = Run(options, folder, progress)
+    try:
+        run.go()
+    except Lost as found:
+        say(f"power cuts on {options.fs}, syncs that do nothing: found at cut {progress.get('cuts') + 1}: {found}")
+        return 0
+    finally:
+        run.end()
+        shutil.rmtree(folder, ignore_errors=True)
+    die(1, f"power_cuts.sh: syncs did nothing, and {options.cuts} cuts lost nothing: the checks see nothing")
+
+
 def main():
     options = parse()
     require(options.fs)
     end_on_signals()
+    if options.lying_disk:
+        return see_it_go_red(options)
     progress = Progress(options.state or f"target/power-cuts-{options.fs}.json", options.fresh)
     while progress.get("cuts") < options.cuts:
         live_one_cluster(options, progress)

@@ -10,9 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from disk_world import HERE, Cluster, Load, Lost, Progress, check_acked, check_all, die, end_on_signals, program, say, until
+from disk_world import Cluster, Load, Lost, Progress, check_acked, check_all, compile_shim, die, end_on_signals, program, say, until
 
-CANNOT_RUN = 77
 NODES = 3
 
 # Small files and little log, so that every kind of file is written soon.
@@ -52,17 +51,6 @@ def parse():
     parser.add_argument("--fresh", action="store_true", help="forget former runs, begin at n = 1")
     parser.add_argument("--state", default="target/sync-errors.json", help="where figures are kept")
     return parser.parse_args()
-
-
-def build_shim(folder):
-    compiler = next((one for one in ("cc", "gcc", "clang") if shutil.which(one)), None)
-    if not compiler:
-        die(CANNOT_RUN, "sync_errors.sh: CANNOT RUN: there is no C compiler (apt-get install gcc libc6-dev)")
-    shim = Path(folder) / "fail_nth.so"
-    built = subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(shim), str(HERE / "tests/shims/fail_nth.c"), "-ldl"])
-    if built.returncode != 0:
-        die(CANNOT_RUN, "sync_errors.sh: CANNOT RUN: tests/shims/fail_nth.c does not compile here")
-    return shim
 
 
 class Run:
@@ -184,7 +172,7 @@ def main():
     end_on_signals()
     progress = Progress(options.state, options.fresh)
     with tempfile.TemporaryDirectory(prefix="raftq-shim-") as folder:
-        shim = build_shim(folder)
+        shim = compile_shim("fail_nth", folder)
         todo = list(plan(options, progress))
         while todo:
             now, todo = todo[:CYCLES_PER_CLUSTER], todo[CYCLES_PER_CLUSTER:]
