@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cli::cluster::ClusterArgs;
+use crate::cli::doctor::DoctorArgs;
 use crate::cli::jobs::{CancelArgs, GetArgs, ListArgs, WaitArgs};
 use crate::cli::log::LogArgs;
 use crate::cli::node::NodeArgs;
@@ -92,6 +93,8 @@ pub enum Verb {
     Cluster(ClusterArgs),
     /// Read the replicated log.
     Log(LogArgs),
+    /// Look at a node's data directory: what is there, what is broken, what to do. Changes nothing.
+    Doctor(DoctorArgs),
     /// Start and end the commands of a node; nodes start it themselves.
     #[command(hide = true)]
     Guard,

@@ -10,9 +10,10 @@ use crate::storage::disk::{Directory, Disk, DiskFile};
 use crate::storage::error::OpenError;
 use crate::types::{DirId, NodeId};
 
-const NAME: &str = "identity";
-const ASIDE: &str = "identity.tmp";
-const LOCK: &str = "lock";
+pub(super) const NAME: &str = "identity";
+pub(super) const ASIDE: &str = "identity.tmp";
+/// The file that a running node holds locked.
+pub const LOCK: &str = "lock";
 
 /// The version of everything in the directory.
 const FORMAT: u32 = 1;
