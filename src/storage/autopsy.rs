@@ -141,6 +141,12 @@ impl Reading {
     fn records(&mut self, bytes: &[u8], place: Place, segment: &mut Segment) -> bool {
         let name = segment_name(segment.number);
         let mut at = 0;
+        if bytes.is_empty() {
+            let what = "the file is empty, and none is made so";
+            self.find(Finding::at(Kind::Damage, name, 0, what.into()));
+            self.is_broken = true;
+            return false;
+        }
         loop {
             let rest = bytes.get(at..).unwrap_or_default();
             let what = match read(rest, place) {
@@ -150,10 +156,15 @@ impl Reading {
                     continue;
                 }
                 Found::Nothing => "nothing where a record should be",
-                Found::Bad(what) => what,
+                Found::Bad(what) | Found::Beyond(what) => what,
             };
             segment.used_bytes = at as u64;
             let Some((behind, _)) = search(rest, place, self.seq) else {
+                if let Found::Beyond(what) = read(rest, place) {
+                    let what = format!("{what}: the file was cut, or its bytes have changed");
+                    self.find(Finding::at(Kind::Damage, name, at as u64, what));
+                    self.is_broken = true;
+                }
                 return rest.iter().any(|byte| *byte != 0);
             };
             let what = format!("{what}; the next intact record begins at byte {}", at + behind);

@@ -274,6 +274,12 @@ impl Story {
     fn read_segment(&mut self, bytes: &[u8], place: Place, name: &str) -> Result<End, OpenError> {
         let mut at = 0;
         let mut records = 0;
+        let damaged = |at: usize, what: String| {
+            Err(OpenError::Damaged { file: name.into(), offset: at as u64, what })
+        };
+        if bytes.is_empty() {
+            return damaged(0, "the file is empty, and none is made so".into());
+        }
         loop {
             let rest = bytes.get(at..).unwrap_or_default();
             let what = match read(rest, place) {
@@ -284,16 +290,16 @@ impl Story {
                     continue;
                 }
                 Found::Nothing => "nothing where a record should be",
-                Found::Bad(what) => what,
+                Found::Bad(what) | Found::Beyond(what) => what,
             };
             if !is_planted(Bug::DamageAsTornTail)
                 && let Some((behind, _)) = search(rest, place, self.seq)
             {
-                return Err(OpenError::Damaged {
-                    file: name.into(),
-                    offset: at as u64,
-                    what: format!("{what}; the next intact record begins at byte {}", at + behind),
-                });
+                let what = format!("{what}; the next intact record begins at byte {}", at + behind);
+                return damaged(at, what);
+            }
+            if let Found::Beyond(what) = read(rest, place) {
+                return damaged(at, format!("{what}: the file was cut, or its bytes have changed"));
             }
             let dirty = rest.iter().any(|byte| *byte != 0);
             self.former = Some((name.into(), at));
