@@ -207,7 +207,7 @@ impl Patient<'_> {
     fn advice(&self) -> String {
         let node = self.report.identity.map_or("N".into(), |identity| identity.node.to_string());
         let heal = format!(
-            "Keep a copy of the directory, and start the node with `raftq node --id {node} ... --data {} --heal` \
+            "keep a copy of the directory, and start the node with `raftq node --id {node} ... --data {} --heal` \
              while a majority of the other nodes is whole: it takes the data back from them, and does not vote before \
              it has all of it",
             plain(&self.path.display().to_string())
@@ -230,11 +230,11 @@ impl Patient<'_> {
                 "Start the node as usual."
             ),
             Advice::Heal => format!(
-                "synced data cannot be read, and a node must not vote on it; started as usual, it refuses. {heal}."
+                "synced data cannot be read, and a node must not vote on it; started as usual, it refuses. What to do: {heal}."
             ),
             Advice::RestoreFiles => format!(
                 "files of the node are missing; started as usual, it refuses. If somebody moved them, move them back. \
-                 Else: {heal}."
+                 Else {heal}."
             ),
             Advice::RestoreIdentity => "without its identity the node knows neither itself nor its votes, and the log \
                  cannot be checked; it refuses to start. Put the file `identity` of this very directory back, if there \

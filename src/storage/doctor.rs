@@ -75,7 +75,7 @@ pub struct SnapshotView {
 pub struct Named {
     /// Its name.
     pub name: String,
-    /// Its size; 0 for a directory.
+    /// Its size, as the system has it.
     pub bytes: u64,
 }
 
@@ -322,21 +322,12 @@ impl Report {
 
     /// Adds what a start says, unless it was found already.
     fn add_if_new(&mut self, error: OpenError) {
-        let finding = match error {
-            OpenError::Damaged { file, offset, what } => {
-                Finding::at(Kind::Damage, file, offset, what)
-            }
-            OpenError::Io { path, error } => {
-                Finding::file(Kind::Damage, path, format!("it cannot be read: {error}"))
-            }
-            other @ (OpenError::NoParent(_)
-            | OpenError::Foreign(_)
-            | OpenError::OtherNode { .. }
-            | OpenError::InUse(_)
-            | OpenError::Identity { .. }
-            | OpenError::NoLog
-            | OpenError::Contradiction(_)
-            | OpenError::Gap { .. }) => Finding::file(Kind::Damage, "the log", other.to_string()),
+        let finding = if let OpenError::Damaged { file, offset, what } = error {
+            Finding::at(Kind::Damage, file, offset, what)
+        } else if let OpenError::Io { path, error } = error {
+            Finding::file(Kind::Damage, path, format!("it cannot be read: {error}"))
+        } else {
+            Finding::file(Kind::Damage, "the log", error.to_string())
         };
         let is_place = finding.offset.is_some();
         let same = |known: &Finding| {
@@ -350,20 +341,20 @@ impl Report {
 
 fn read_identity<D: Disk>(disk: &D, exists: bool, findings: &mut Vec<Finding>) -> Option<Identity> {
     let finding = if exists {
-        match identity::load(disk) {
+        let error = match identity::load(disk) {
             Ok(identity) => return Some(identity),
-            Err(OpenError::Identity { file, what }) => Finding::file(Kind::Identity, file, what),
-            Err(OpenError::Io { path, error }) => {
-                Finding::file(Kind::Identity, path, format!("it cannot be read: {error}"))
-            }
-            Err(other) => Finding::file(Kind::Version, identity::NAME, other.to_string()),
+            Err(error) => error,
+        };
+        if let OpenError::Identity { file, what } = error {
+            Finding::file(Kind::Identity, file, what)
+        } else if let OpenError::Io { path, error } = error {
+            Finding::file(Kind::Identity, path, format!("it cannot be read: {error}"))
+        } else {
+            Finding::file(Kind::Version, identity::NAME, error.to_string())
         }
     } else {
-        Finding::file(
-            Kind::Identity,
-            identity::NAME,
-            "it is missing, and files of a node are there",
-        )
+        let what = "it is missing, and files of a node are there";
+        Finding::file(Kind::Identity, identity::NAME, what)
     };
     findings.push(finding);
     None
