@@ -5,10 +5,17 @@
 //! - `event`: what can happen, and in which order;
 //! - `disk`: what a node has written, and what of it survives a crash;
 //! - `actors`: clients that submit and workers that run jobs;
-//! - `checks`: what must hold at every step and at the end.
+//! - `checks`: what must hold at every step and at the end;
+//! - `history`: what clients asked and were told, and the rules for all of it;
+//! - `generate`: histories that are legal by construction;
+//! - `linear`, `job_model`: whether a history is one that a single copy could have produced.
 
 pub mod actors;
 pub mod checks;
 pub mod disk;
 mod event;
+pub mod generate;
+pub mod history;
+pub mod job_model;
+pub mod linear;
 pub mod world;
