@@ -6,7 +6,7 @@
 //! Without the feature [`is_planted`] is the constant `false`, and nothing of it remains in the program.
 
 #[cfg(feature = "planted-bugs")]
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// A rule that can be broken. The names are those of the command line, in kebab case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,9 +95,14 @@ impl Bug {
 #[cfg(feature = "planted-bugs")]
 static PLANTED: AtomicU8 = AtomicU8::new(0);
 
+/// How often [`tosses`] was asked.
+#[cfg(feature = "planted-bugs")]
+static TOSSES: AtomicU64 = AtomicU64::new(0);
+
 /// Plants a bug in this process, or takes the one that is there out again.
 #[cfg(feature = "planted-bugs")]
 pub fn plant(bug: Option<Bug>) {
+    TOSSES.store(0, Ordering::Relaxed);
     PLANTED.store(bug.map_or(0, |bug| bug as u8), Ordering::Relaxed);
 }
 
@@ -112,5 +117,20 @@ pub fn is_planted(bug: Bug) -> bool {
 #[cfg(not(feature = "planted-bugs"))]
 #[must_use]
 pub const fn is_planted(_bug: Bug) -> bool {
+    false
+}
+
+/// Tosses a coin if this bug is planted, the same way in each run of one thread; without the feature, never true.
+#[cfg(feature = "planted-bugs")]
+#[must_use]
+pub fn tosses(bug: Bug) -> bool {
+    is_planted(bug)
+        && (TOSSES.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 62) == 0
+}
+
+/// Tosses no coin, in a build without the feature.
+#[cfg(not(feature = "planted-bugs"))]
+#[must_use]
+pub const fn tosses(_bug: Bug) -> bool {
     false
 }

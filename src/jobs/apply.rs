@@ -1,5 +1,6 @@
 //! What the commands about jobs do: submit, assign, report, cancel.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::jobs::command::{
@@ -8,6 +9,7 @@ use crate::jobs::command::{
 use crate::jobs::job::{NewJob, Status};
 use crate::jobs::machine::Machine;
 use crate::jobs::resident::{self, End, Job, Run};
+use crate::planted::{self, Bug, is_planted};
 use crate::types::{ASSIGNMENTS_PER_ENTRY_MAX, Fence, JobId};
 
 impl Machine {
@@ -19,7 +21,15 @@ impl Machine {
         let (kind, body) = resident::pack(&new.body);
         let content = resident::job_content(&new.queue, kind, &body);
         match self.content(new.id) {
-            Some(known) if known == content => return SubmitOutcome::Known,
+            Some(known) if known == content => {
+                if is_planted(Bug::SubmitTwice) && self.jobs.contains_key(&new.id) {
+                    self.change(new.id, |job| {
+                        (job.status, job.attempt) = (Status::Pending, 1);
+                        (job.run, job.ending) = (None, None);
+                    });
+                }
+                return SubmitOutcome::Known;
+            }
             Some(_) => return SubmitOutcome::AlreadyExists,
             None => {}
         }
@@ -51,7 +61,11 @@ impl Machine {
     pub(in crate::jobs) fn assign(&mut self, pairs: &[Pair], events: &mut Vec<Event>) -> usize {
         let positions = 0..ASSIGNMENTS_PER_ENTRY_MAX;
         let mut held = 0;
-        for (position, pair) in positions.zip(pairs) {
+        let mut pairs = Cow::Borrowed(pairs);
+        if planted::tosses(Bug::UnstableOrder) {
+            pairs.to_mut().reverse();
+        }
+        for (position, pair) in positions.zip(pairs.iter()) {
             let Some(run) = self.run(pair, Fence::new(self.applied, position)) else { continue };
             events.push(Event::Assigned {
                 worker: run.worker.clone(),
@@ -91,8 +105,10 @@ impl Machine {
         events: &mut Vec<Event>,
     ) -> UpdateOutcome {
         let Some(job) = self.jobs.get(&update.job) else { return UpdateOutcome::NotFound };
-        let current = job.fence() == Some(update.fence);
-        if current && job.status == Status::Running {
+        let current = job.fence() == Some(update.fence) || is_planted(Bug::FenceUnchecked);
+        let is_open = job.status == Status::Running
+            || is_planted(Bug::CompletedAfterCancel) && job.status == Status::Cancelled;
+        if current && is_open {
             self.end(update.job, End::reported(&update.verdict), events);
             return UpdateOutcome::Applied;
         }

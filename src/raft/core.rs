@@ -8,6 +8,7 @@ use std::mem;
 
 use bytes::Bytes;
 
+use crate::planted::{Bug, is_planted};
 use crate::raft::apply::Applying;
 use crate::raft::configuration::{self, Configurations};
 use crate::raft::dice::Dice;
@@ -390,7 +391,8 @@ impl Raft {
         if index > self.applied_index || index == Index(0) {
             return None;
         }
-        let term = self.log.term_at(index)?;
+        let known = self.log.term_at(index)?;
+        let term = if is_planted(Bug::SnapshotWithoutTerm) { Term(0) } else { known };
         let configuration = self.configurations.at(index)?.clone();
         Some(SnapshotMeta { index, term, configuration })
     }

@@ -1,5 +1,6 @@
 //! What is durable here, what is on its way to the disk, and what must not be said before.
 
+use crate::planted::{Bug, is_planted};
 use crate::raft::config::HELD_MAX;
 use crate::raft::core::{Raft, Role};
 use crate::raft::effects::{Offer, Persist};
@@ -60,6 +61,9 @@ impl Disk {
 
     /// Returns the last entry that is durable here, and the same as in memory.
     pub(super) fn durable_index(&self) -> Index {
+        if is_planted(Bug::AckBeforeSync) {
+            return self.unwritten.prev();
+        }
         self.durable_index
     }
 
@@ -204,6 +208,10 @@ impl Raft {
             has_reset: reset.is_some(),
             upto,
             since: self.now,
+        });
+        let hard = hard.map(|hard| match is_planted(Bug::VoteNotPersisted) {
+            true => HardState { vote: None, ..hard },
+            false => hard,
         });
         self.out.persist = Some(Persist {
             seq: disk.seq,

@@ -1,5 +1,6 @@
 //! A follower: takes a leader's entries and snapshots, and says how far it agrees.
 
+use crate::planted::{Bug, is_planted};
 use crate::raft::config::PEER_NUMBER_MAX;
 use crate::raft::configuration;
 use crate::raft::core::{Raft, Role};
@@ -114,7 +115,11 @@ impl Raft {
         // Only what this very message verified may be called committed: what else is in the log
         // may be the remains of another leader (Raft paper, Figure 2, rule 5 of AppendEntries).
         let last_index = last_index.max(self.commit_index);
-        let commit_index = append.commit_index.min(last_index);
+        let verified = match is_planted(Bug::CommitUnverified) {
+            true => self.log.last_index(),
+            false => last_index,
+        };
+        let commit_index = append.commit_index.min(verified);
         let commit_moved = commit_index > self.commit_index;
         self.commit_to(commit_index);
         let following = &mut self.following;
@@ -145,6 +150,12 @@ impl Raft {
     /// committed.
     fn merge(&mut self, entries: Vec<Entry>) -> bool {
         let mut entries = entries.into_iter().peekable();
+        if is_planted(Bug::TruncateWithoutConflict)
+            && let Some(first) = entries.peek().map(|entry| entry.index)
+            && (self.commit_index.next()..=self.log.last_index()).contains(&first)
+        {
+            self.truncate_from(first);
+        }
         while let Some(entry) = entries.next_if(|entry| entry.index <= self.log.last_index()) {
             match self.log.term_at(entry.index) {
                 Some(term) if term != entry.term => {

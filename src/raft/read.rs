@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::mem;
 
+use crate::planted::{Bug, is_planted};
 use crate::raft::config::{READ_ROUNDS_MAX, READ_TICKS_MAX, READS_MAX};
 use crate::raft::core::{Raft, Role};
 use crate::raft::effects::ReadReady;
@@ -113,8 +114,11 @@ impl Raft {
         if !self.own_term_committed() {
             return;
         }
-        self.leading.round += 1;
         let reads = mem::take(&mut self.reads.waiting);
+        if is_planted(Bug::StaleRead) {
+            return self.answer_all(reads, Some(self.commit_index));
+        }
+        self.leading.round += 1;
         self.reads.batches.push_back(Batch {
             number: self.leading.round,
             index: self.commit_index,

@@ -4,6 +4,7 @@ use std::mem;
 
 use bytes::Bytes;
 
+use crate::planted::{Bug, is_planted};
 use crate::raft::config::{SNAPSHOT_INSTALL_TICKS, SNAPSHOT_RETRY_TICKS};
 use crate::raft::core::{LogGone, ProposeError, Raft, Role, SendError};
 use crate::raft::effects::{ReadLog, SendSnapshot};
@@ -150,7 +151,8 @@ impl Raft {
     pub(super) fn advance_commit(&mut self) {
         let matches = self.peers.iter().map(|peer| peer.match_index.0);
         let reached = Index(reached_by_majority(matches.chain([self.disk.durable_index().0])));
-        if reached > self.commit_index && self.log.term_at(reached) == Some(self.hard.term) {
+        let is_own = self.log.term_at(reached) == Some(self.hard.term);
+        if reached > self.commit_index && (is_own || is_planted(Bug::OldTermCommit)) {
             self.commit_to(reached);
         }
     }

@@ -153,7 +153,7 @@ impl<W> Replica<W> {
         match result {
             RegisterOutcome::Registered => {
                 if self.raft.role() == Role::Leader {
-                    self.liveness.hear(worker, incarnation, false, self.now);
+                    self.liveness.hear(worker, incarnation, false, self.lease_clock());
                 }
                 self.answer(waiter, Reply::Registered);
             }
@@ -202,7 +202,7 @@ impl<W> Replica<W> {
             let retry_after_ms = Some(RETRY_AFTER_MS);
             return self.refuse(waiter, Refusal { retry_after_ms, ..refusal });
         }
-        self.liveness.hear(worker, incarnation, draining, self.now);
+        self.liveness.hear(worker, incarnation, draining, self.lease_clock());
         let term = self.raft.term();
         self.answer(waiter, Reply::HeartbeatAck { term });
     }

@@ -7,6 +7,7 @@ use crate::jobs::codec;
 use crate::jobs::command::{Command, Event, Limits, Stamped};
 use crate::jobs::machine::Machine;
 use crate::jobs::scheduler::Proposed;
+use crate::planted::{Bug, is_planted};
 use crate::raft::configuration;
 use crate::raft::core::{Boot, Raft};
 use crate::raft::effects::Effects;
@@ -182,7 +183,7 @@ impl<W> Replica<W> {
         self.now = Ticks(self.now.0.max(turn.now.0));
         self.wall = turn.wall;
         if elapsed > STOOD_STILL_TICKS && self.led.is_some() {
-            self.liveness.fresh_window(&self.machine, self.now);
+            self.liveness.fresh_window(&self.machine, self.lease_clock());
         }
         // Inputs first: after a pause, what a leader sent meanwhile is older news than its silence.
         for input in inputs {
@@ -543,9 +544,10 @@ impl<W> Replica<W> {
         }
         self.snapshot_writing = true;
         self.bytes_since_snapshot = 0;
+        let is_termless = is_planted(Bug::SnapshotWithoutTerm);
         let meta = SnapshotMeta {
             index: self.machine.applied_index(),
-            term: self.applied_term,
+            term: if is_termless { Term(0) } else { self.applied_term },
             configuration: self.applied_configuration.clone(),
         };
         self.out.write_snapshot = Some((meta, self.machine.clone()));

@@ -3,11 +3,12 @@
 
 use crate::jobs::command::Command;
 use crate::jobs::scheduler::schedule;
+use crate::planted::{Bug, is_planted};
 use crate::raft::configuration;
 use crate::raft::core::Role;
 use crate::raft::message::EntryKind;
 use crate::replica::core::Replica;
-use crate::types::{ASSIGNMENTS_PER_ENTRY_MAX, ClusterId, NodeId, Ticks};
+use crate::types::{ASSIGNMENTS_PER_ENTRY_MAX, ClusterId, NodeId, TICK_MS, Ticks};
 
 /// Assignments in one entry; what remains goes into the next turn's. Few, so that no turn is long.
 const ASSIGNMENTS_MAX: usize = 256;
@@ -57,7 +58,7 @@ impl<W> Replica<W> {
         }
         if self.judged_at.is_none() {
             self.judged_at = Some(self.now);
-            self.liveness.fresh_window(&self.machine, self.now);
+            self.liveness.fresh_window(&self.machine, self.lease_clock());
         }
         self.complete_configuration();
         self.judge();
@@ -67,10 +68,11 @@ impl<W> Replica<W> {
     /// Gives pending jobs to workers. All of it goes through the log, where it is checked again.
     fn give_out(&mut self) {
         let now = self.now;
+        let lease_now = self.lease_clock();
         let liveness = &self.liveness;
         let pairs = schedule(
             &self.machine,
-            &|worker, incarnation| liveness.takes_jobs(worker, incarnation, now),
+            &|worker, incarnation| liveness.takes_jobs(worker, incarnation, lease_now),
             &self.proposed,
             ASSIGNMENTS_MAX,
         );
@@ -83,13 +85,21 @@ impl<W> Replica<W> {
         }
     }
 
+    /// Returns the clock by which workers are judged: the time that has passed, never the time of day.
+    pub(super) fn lease_clock(&self) -> Ticks {
+        match is_planted(Bug::LeaseByWallClock) {
+            true => Ticks(self.wall.0 / TICK_MS),
+            false => self.now,
+        }
+    }
+
     /// Judges the workers unheard for too long, now and then: it goes through the whole registry.
     fn judge(&mut self) {
         if self.judged_at.is_some_and(|at| self.now.0.saturating_sub(at.0) < JUDGE_TICKS) {
             return;
         }
         self.judged_at = Some(self.now);
-        let lost = self.liveness.lost(&self.machine, self.now, LOST_MAX);
+        let lost = self.liveness.lost(&self.machine, self.lease_clock(), LOST_MAX);
         if lost.is_empty() {
             return;
         }

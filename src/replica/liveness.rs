@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::jobs::machine::Machine;
 use crate::jobs::registry::WorkerState;
+use crate::planted::{Bug, is_planted};
 use crate::types::{Incarnation, Ticks, WorkerId};
 
 /// A worker unheard for so long is lost, in ticks: 3 s.
@@ -58,7 +59,10 @@ impl Liveness {
                 draining: false,
                 judged: false,
             });
-            heard.at = now;
+            heard.at = match is_planted(Bug::LostWithoutGrace) {
+                true => Ticks(now.0.saturating_sub(LOST_TICKS)),
+                false => now,
+            };
         }
     }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::planted::{Bug, is_planted};
 use crate::raft::effects::{Persist, ReadLog};
 use crate::raft::message::{Entry, HardState};
 use crate::storage::blocks::Blocks;
@@ -64,7 +65,9 @@ pub fn make_segment<D: Disk>(disk: &D, number: u64, bytes: u64, pace: Pace) -> i
     let file = disk.create(&aside)?;
     write_zeroes(&file, 0, bytes, pace)?;
     disk.rename(&aside, &segment_name(number))?;
-    disk.sync_dir()?;
+    if !is_planted(Bug::DirectoryNotSynced) {
+        disk.sync_dir()?;
+    }
     Ok(file)
 }
 

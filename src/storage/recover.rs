@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
+use crate::planted::{Bug, is_planted};
 use crate::raft::effects::ReadLog;
 use crate::raft::message::{Entry, EntryKind, HardState};
 use crate::storage::blocks::Blocks;
@@ -285,7 +286,9 @@ impl Story {
                 Found::Nothing => "nothing where a record should be",
                 Found::Bad(what) => what,
             };
-            if let Some((behind, _)) = search(rest, place, self.seq) {
+            if !is_planted(Bug::DamageAsTornTail)
+                && let Some((behind, _)) = search(rest, place, self.seq)
+            {
                 return Err(OpenError::Damaged {
                     file: name.into(),
                     offset: at as u64,
