@@ -9,9 +9,8 @@ fn plan(seed: u64, nodes: u64) -> Plan {
 }
 
 fn run(seeds: impl Iterator<Item = u64>) {
-    let mut acknowledged = 0;
-    let mut reads = 0;
-    let mut installs = 0;
+    let (mut acknowledged, mut reads, mut installs) = (0, 0, 0);
+    let (mut histories, mut operations, mut reports) = (0, 0, 0);
     for seed in seeds {
         let nodes = match seed % 4 {
             1 => 5,
@@ -23,6 +22,9 @@ fn run(seeds: impl Iterator<Item = u64>) {
                 acknowledged += report.acknowledged;
                 reads += report.reads;
                 installs += report.installs;
+                histories += report.round.histories;
+                operations += report.round.operations;
+                reports += report.reports;
             }
             Err(why) => panic!(
                 "seed {seed} with {nodes} nodes: {why}\nagain: RAFTQ_SEED={seed} RAFTQ_SEEDS=1 cargo \
@@ -30,8 +32,11 @@ fn run(seeds: impl Iterator<Item = u64>) {
             ),
         }
     }
-    println!("{acknowledged} submits acknowledged, {reads} reads, {installs} snapshots installed");
-    let least = acknowledged.min(reads).min(usize::try_from(installs).unwrap_or(usize::MAX));
+    println!(
+        "{acknowledged} submits acknowledged, {reads} reads, {reports} reports, {installs} snapshots installed; \
+         {histories} histories of one job with {operations} operations are linearizable"
+    );
+    let least = acknowledged.min(reads).min(installs).min(reports);
     assert!(least > 0, "a world in which nothing is ever done proves nothing");
 }
 

@@ -2,14 +2,15 @@
 
 use crate::raft::effects::ReadLog;
 use crate::raft::message::SnapshotMeta;
+use crate::sim::actors::Actor;
 use crate::types::{Index, NodeId, Term};
 use crate::wire::message::{PeerMessage, Reply, Request};
 
-/// Who waits for an answer.
+/// Who waits for an answer, and to what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asker {
-    Submitter(usize, u64),
-    Worker(usize, u64),
+pub(super) struct Asker {
+    pub(super) actor: Actor,
+    pub(super) corr: u64,
 }
 
 /// Something that happens at a time.

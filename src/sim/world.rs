@@ -12,12 +12,13 @@ use crate::replica::core::{Config, Replica};
 use crate::replica::input::{Input, Output, Turn};
 use crate::replica::reading;
 use crate::replica::view::Answer;
-use crate::sim::actors::{Call, Submitter, Worker};
-use crate::sim::checks::{Checks, Violation};
+use crate::sim::actors::Actors;
+use crate::sim::calling::Sending;
+use crate::sim::checks::{Checks, RoundReport, Violation};
 use crate::sim::disk::{Disk, restore};
 use crate::sim::event::{Asker, Event, Happening};
 use crate::types::{ClusterId, DirId, Index, Millis, NodeId, TICK_MS, Term, Ticks};
-use crate::wire::message::{PeerMessage, Reply};
+use crate::wire::message::PeerMessage;
 
 /// What a simulation is to be.
 #[derive(Clone, Copy, Debug)]
@@ -74,8 +75,7 @@ pub struct World {
     nodes: BTreeMap<NodeId, Node>,
     cut: BTreeSet<(NodeId, NodeId)>,
     healed: bool,
-    submitters: Vec<Submitter>,
-    workers: Vec<Worker>,
+    actors: Actors,
     checks: Checks,
     /// Snapshots offered and not yet judged.
     offers: BTreeMap<(NodeId, NodeId), SnapshotFile>,
@@ -94,11 +94,15 @@ pub struct Report {
     /// A hash of everything that happened: the same for the same seed.
     pub trace: u64,
     /// Submits acknowledged.
-    pub acknowledged: usize,
+    pub acknowledged: u64,
     /// Reads answered.
-    pub reads: usize,
+    pub reads: u64,
     /// Snapshots installed from a peer.
     pub installs: u64,
+    /// What the history came to.
+    pub round: RoundReport,
+    /// Reports accepted.
+    pub reports: u64,
 }
 
 impl World {
@@ -129,8 +133,7 @@ impl World {
             nodes: BTreeMap::new(),
             cut: BTreeSet::new(),
             healed: false,
-            submitters: (0..3).map(|_| Submitter::new(rng.u64(..), plan.nodes)).collect(),
-            workers: (0..4).map(|n| Worker::new(n, rng.u64(..), plan.nodes)).collect(),
+            actors: Actors::new(&mut rng, plan.nodes),
             checks: Checks::default(),
             offers: BTreeMap::new(),
             sent: Vec::new(),
@@ -179,20 +182,30 @@ impl World {
             let place = format!("at {} ms", self.now - start);
             self.happen(event.what).map_err(|why| format!("{place}: {why}"))?;
         }
-        for submitter in &self.submitters {
-            if !submitter.is_idle() {
-                return Err("healed, and a submit was never answered".into());
-            }
+        if !self.actors.is_idle() {
+            return Err("healed, and a client never got its answer".into());
         }
         for (id, node) in &self.nodes {
-            let Some(replica) = &node.replica else { return Err(format!("node {id} is down")) };
-            self.checks
-                .at_end(*id, replica)
-                .map_err(|why| format!("{why}\n{}", self.describe()))?;
+            if node.replica.is_none() {
+                return Err(format!("node {id} is down"));
+            }
         }
-        let acknowledged = self.checks.acknowledged();
-        let reads = self.checks.reads();
-        Ok(Report { trace: self.trace, acknowledged, reads, installs: self.installs })
+        let replicas = self.nodes.values().filter_map(|node| node.replica.as_ref());
+        let newest = replicas.max_by_key(|replica| replica.machine().applied_index());
+        let Some(machine) = newest.map(|replica| replica.machine().clone()) else {
+            return Err("there is no node".into());
+        };
+        let round = self.checks.end_of_round(&machine, self.now);
+        let round = round.map_err(|why| format!("{why}\n{}", self.describe()))?;
+        let (acknowledged, reads) = self.actors.counts();
+        Ok(Report {
+            trace: self.trace,
+            acknowledged,
+            reads,
+            installs: self.installs,
+            round,
+            reports: self.actors.reports(),
+        })
     }
 
     /// One line a node, for the one who reads of a violation.
@@ -317,11 +330,13 @@ impl World {
                 let arrived = self.ticks(to);
                 self.turn(to, vec![Input::Request { request: *request, waiter: asker, arrived }])
             }
-            Happening::Answered { asker, reply } => self.answered(asker, &reply),
-            Happening::Actors => {
-                self.act();
-                self.later(5, Happening::Actors);
+            Happening::Answered { asker, reply } => {
+                self.actors.answered(asker.actor, asker.corr, *reply, self.now);
                 Ok(())
+            }
+            Happening::Actors => {
+                self.later(5, Happening::Actors);
+                self.act()
             }
             Happening::Released { node, life, first_index } => {
                 if self.alive(node, life).is_none() {
@@ -550,40 +565,18 @@ impl World {
         self.turn(to, vec![Input::SnapshotReceived { from, meta, bytes, machine }])
     }
 
-    fn act(&mut self) {
-        let more = !self.healed;
-        let now = self.now;
-        let mut calls: Vec<(Asker, Call)> = Vec::new();
-        for (number, submitter) in self.submitters.iter_mut().enumerate() {
-            if let Some(call) = submitter.step(now, more) {
-                calls.push((Asker::Submitter(number, call.corr), call));
-            }
-        }
-        for (number, worker) in self.workers.iter_mut().enumerate() {
-            for call in worker.step(now) {
-                calls.push((Asker::Worker(number, call.corr), call));
-            }
-        }
-        for (asker, call) in calls {
+    fn act(&mut self) -> Result<(), Violation> {
+        let nodes = &self.nodes;
+        let up = |id: NodeId| nodes.get(&id).is_some_and(|node| node.replica.is_some());
+        let sendings = self.actors.step(self.now, !self.healed, &up, &mut self.checks)?;
+        for (actor, Sending { to, request, corr }) in sendings {
             if self.healed || self.rng.u32(0..100) >= self.faults.loss_percent {
                 let after = self.rng.u64(1..5);
-                let request = Box::new(call.request);
-                self.later(after, Happening::Ask { to: call.to, request, asker });
+                let asker = Asker { actor, corr };
+                self.later(after, Happening::Ask { to, request: Box::new(request), asker });
             }
         }
-    }
-
-    fn answered(&mut self, asker: Asker, reply: &Reply) -> Result<(), Violation> {
-        match asker {
-            Asker::Submitter(number, corr) => match self.submitters.get_mut(number) {
-                Some(submitter) => submitter.answer(corr, reply, self.now, &mut self.checks),
-                None => Ok(()),
-            },
-            Asker::Worker(number, corr) => match self.workers.get_mut(number) {
-                Some(worker) => worker.answer(corr, reply, self.now, &mut self.checks),
-                None => Ok(()),
-            },
-        }
+        Ok(())
     }
 
     fn go_wrong(&mut self, fault: Happening) {
@@ -613,11 +606,7 @@ impl World {
                 (self.faults.pause_ms_mean, Happening::Pause)
             }
             Happening::WorkerDies => {
-                let until = self.now + self.rng.u64(0..6000);
-                let number = self.rng.usize(0..self.workers.len());
-                if let Some(worker) = self.workers.get_mut(number) {
-                    worker.die(until);
-                }
+                self.actors.trouble_a_worker(self.now, &mut self.rng, &mut self.checks);
                 (self.faults.worker_death_ms_mean, Happening::WorkerDies)
             }
             Happening::Heal => {
@@ -651,6 +640,7 @@ impl World {
         {
             node.disk.crash();
             node.waiting.clear();
+            self.actors.broke(id, self.now);
             self.later(after, Happening::Restart(id));
         }
     }
