@@ -8,6 +8,7 @@ use crate::cli::cluster::ClusterArgs;
 use crate::cli::jobs::{CancelArgs, GetArgs, ListArgs, WaitArgs};
 use crate::cli::log::LogArgs;
 use crate::cli::node::NodeArgs;
+use crate::cli::sim::SimArgs;
 use crate::cli::submit::SubmitArgs;
 use crate::cli::values::{self, Addresses};
 
@@ -92,6 +93,8 @@ pub enum Verb {
     Cluster(ClusterArgs),
     /// Read the replicated log.
     Log(LogArgs),
+    /// Simulate clusters with faults of all kinds, and check every promise.
+    Sim(SimArgs),
     /// Start and end the commands of a node; nodes start it themselves.
     #[command(hide = true)]
     Guard,

@@ -3,14 +3,15 @@
 use std::collections::BinaryHeap;
 
 use crate::raft::effects::ReadLog;
+use crate::sim::actors::Actor;
 use crate::types::{Index, NodeId};
 use crate::wire::message::{PeerMessage, Reply, Request};
 
-/// Who waits for an answer.
+/// Who waits for an answer, and to what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asker {
-    Submitter(usize, u64),
-    Worker(usize, u64),
+pub(super) struct Asker {
+    pub(super) actor: Actor,
+    pub(super) corr: u64,
 }
 
 /// Something that happens at a time. What a node does itself is void once it has begun another life.

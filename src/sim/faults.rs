@@ -96,8 +96,8 @@ pub(super) enum What {
     FullDisk { who: Victim, for_ms: u64 },
     /// What is durable on a disk is damaged while its node is down.
     Rot { node: NodeId, dice: u64, down_ms: u64 },
-    /// A worker ends, and starts anew later.
-    WorkerDies { number: usize, for_ms: u64 },
+    /// A worker dies, or stands still, and comes back later.
+    Worker { dice: u64 },
 }
 
 /// A fault, when, and by what number it is known.
@@ -179,9 +179,7 @@ impl fmt::Display for What {
             Self::Rot { node, down_ms, .. } => {
                 write!(f, "node {node} is killed, down for {down_ms} ms, and its disk is damaged")
             }
-            Self::WorkerDies { number, for_ms } => {
-                write!(f, "worker {number} ends, and comes back after {for_ms} ms")
-            }
+            Self::Worker { .. } => f.write_str("a worker dies or stands still"),
         }
     }
 }
@@ -226,7 +224,7 @@ enum Kind {
     FailDisk,
     FullDisk,
     Rot,
-    WorkerDies,
+    Worker,
 }
 
 const NET: [Kind; 9] = [
@@ -252,13 +250,7 @@ const DISK: [Kind; 7] = [
 const TIME: [Kind; 3] = [Kind::Pause, Kind::Starve, Kind::Jump];
 
 /// Draws the faults of a world, whose rounds have these faulty times, in ms.
-pub(super) fn draw(
-    groups: Groups,
-    nodes: u64,
-    workers: usize,
-    rounds: &[u64],
-    dice: &mut Rng,
-) -> Vec<Fault> {
+pub(super) fn draw(groups: Groups, nodes: u64, rounds: &[u64], dice: &mut Rng) -> Vec<Fault> {
     let mut kinds: Vec<Kind> = Vec::new();
     for (wanted, group) in
         [(groups.net, &NET[..]), (groups.disk, &DISK[..]), (groups.time, &TIME[..])]
@@ -266,7 +258,7 @@ pub(super) fn draw(
         kinds.extend(group.iter().filter(|_| wanted));
     }
     if groups != Groups::NONE {
-        kinds.push(Kind::WorkerDies);
+        kinds.push(Kind::Worker);
     }
     // Each world has its own kinds of trouble, and its own measure of each: some have none at all.
     let calm = dice.u32(0..20) == 0;
@@ -280,7 +272,7 @@ pub(super) fn draw(
         for (round, faulty_ms) in rounds.iter().enumerate() {
             let mut at_ms = dice.u64(0..mean_ms);
             while at_ms < *faulty_ms {
-                faults.push(Fault { id: 0, round, at_ms, what: what(kind, nodes, workers, dice) });
+                faults.push(Fault { id: 0, round, at_ms, what: what(kind, nodes, dice) });
                 at_ms += dice.u64(mean_ms / 4..mean_ms * 2);
             }
         }
@@ -304,7 +296,7 @@ fn lasts(dice: &mut Rng) -> u64 {
     dice.u64(20..max)
 }
 
-fn what(kind: Kind, nodes: u64, workers: usize, dice: &mut Rng) -> What {
+fn what(kind: Kind, nodes: u64, dice: &mut Rng) -> What {
     let for_ms = lasts(dice);
     let who = victim(nodes, dice);
     match kind {
@@ -362,6 +354,6 @@ fn what(kind: Kind, nodes: u64, workers: usize, dice: &mut Rng) -> What {
             let node = NodeId(dice.u64(1..=nodes));
             What::Rot { node, dice: dice.u64(..), down_ms: dice.u64(20..3000) }
         }
-        Kind::WorkerDies => What::WorkerDies { number: dice.usize(0..workers), for_ms },
+        Kind::Worker => What::Worker { dice: dice.u64(..) },
     }
 }

@@ -57,6 +57,8 @@ pub(super) struct Node {
     pub(super) rots: Option<u64>,
     /// When it is to start again; a start that another one followed is void.
     pub(super) starts_at: u64,
+    /// Its id, term, commit index, last entry and applied entry when it was looked at last.
+    pub(super) state: [u64; 5],
 }
 
 impl Node {
@@ -87,6 +89,7 @@ impl Node {
             cut_at_start: None,
             rots: None,
             starts_at: 0,
+            state: [0; 5],
         }
     }
 

@@ -1,5 +1,7 @@
 //! Faults as they happen: crashes and starts, walls, clocks, disks; and the end of all of it.
 
+use fastrand::Rng;
+
 use crate::jobs::command::Limits;
 use crate::node::process::boot;
 use crate::replica::core::{Config, Replica};
@@ -146,6 +148,8 @@ impl World {
         self.start_at(id, now + ending.down_ms);
         // The connections of a process that ends are closed; those of a machine without power just fall silent.
         if !ending.power {
+            self.actors.broke(id, now);
+            self.wake_actors();
             for peer in (1..=self.plan.nodes).map(NodeId).filter(|peer| *peer != id) {
                 if self.network.reaches(now, id, peer) {
                     let after = self.network.takes(now);
@@ -231,10 +235,9 @@ impl World {
                 node.disk.set_full(true);
             }),
             What::Rot { node, dice, down_ms } => self.rot(node, dice, down_ms),
-            What::WorkerDies { number, for_ms } => {
-                if let Some(worker) = self.workers.get_mut(number) {
-                    worker.die(now + for_ms);
-                }
+            What::Worker { dice } => {
+                let mut dice = Rng::with_seed(dice);
+                self.actors.trouble_a_worker(now, &mut dice, &mut self.checks);
             }
         }
     }

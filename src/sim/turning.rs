@@ -8,7 +8,7 @@ use crate::sim::checks::Violation;
 use crate::sim::event::{Asker, Happening};
 use crate::sim::store::{Refused, Store};
 use crate::sim::truth::may_leave;
-use crate::sim::world::{World, place};
+use crate::sim::world::{World, mix, place};
 use crate::types::{Index, NodeId};
 use crate::wire::message::PeerMessage;
 
@@ -64,8 +64,12 @@ impl World {
                 replica.machine().applied_index().0,
             ];
             self.truth.after_turn(id, replica, &self.durable)?;
-            for value in state {
-                self.note(value);
+            if node.state != state {
+                node.state = state;
+                self.checks.after_turn(id, replica)?;
+                for value in state {
+                    self.report.trace = mix(self.report.trace, value);
+                }
             }
             let again = output.again;
             self.carry_out(id, life, output)?;

@@ -6,7 +6,7 @@ use std::fmt;
 use fastrand::Rng;
 
 use crate::replica::input::Input;
-use crate::sim::actors::{Call, Submitter, Worker};
+use crate::sim::actors::Actors;
 use crate::sim::checks::{Checks, Violation};
 use crate::sim::event::{Asker, Event, Happening, Queue};
 use crate::sim::faults::{Fault, Groups, draw};
@@ -16,22 +16,12 @@ use crate::sim::store::Durable;
 use crate::sim::transfers::Transfers;
 use crate::sim::truth::Truth;
 use crate::types::NodeId;
-use crate::wire::message::Reply;
 
 /// When each world begins, in ms of its clocks.
 pub(super) const BEGIN_MS: u64 = 100_000_000;
 
 /// How many nodes a world has, at most.
 pub const NODES_MAX: u64 = 7;
-
-/// Clients that submit.
-const SUBMITTERS: usize = 3;
-
-/// Workers.
-const WORKERS: usize = 4;
-
-/// How often clients and workers look around while there is work, and while there is none, in ms.
-const ACT_MS: (u64, u64) = (10, 50);
 
 /// How often a healed world is looked at, in ms.
 const SETTLE_MS: u64 = 200;
@@ -70,6 +60,12 @@ pub struct Report {
     pub acknowledged: u64,
     /// Reads answered.
     pub reads: u64,
+    /// Reports of workers accepted.
+    pub reports: u64,
+    /// Histories of one job that were checked to be linearizable.
+    pub histories: u64,
+    /// Operations in them.
+    pub operations: u64,
     /// Starts of nodes.
     pub starts: u64,
     /// Snapshots installed from a peer.
@@ -89,6 +85,9 @@ impl Report {
         self.faults += other.faults;
         self.acknowledged += other.acknowledged;
         self.reads += other.reads;
+        self.reports += other.reports;
+        self.histories += other.histories;
+        self.operations += other.operations;
         self.starts += other.starts;
         self.installs += other.installs;
         self.damaged += other.damaged;
@@ -131,10 +130,9 @@ pub struct World {
     round: usize,
     round_began: u64,
     pub(super) healed_at: Option<u64>,
-    busy_until: u64,
-    quiet_until: u64,
-    submitters: Vec<Submitter>,
-    pub(super) workers: Vec<Worker>,
+    pub(super) actors: Actors,
+    /// When clients and workers look around next.
+    actors_at: u64,
     pub(super) checks: Checks,
     pub(super) report: Report,
     pub(super) sampled: u64,
@@ -155,7 +153,7 @@ impl World {
         // The storage draws ids of its own accord.
         fastrand::seed(dice.u64(..));
         let rounds: Vec<u64> = (0..dice.usize(1..=4)).map(|_| dice.u64(3_000..60_000)).collect();
-        let mut faults = draw(plan.groups, nodes, WORKERS, &rounds, &mut dice.fork());
+        let mut faults = draw(plan.groups, nodes, &rounds, &mut dice.fork());
         if let Some(only) = &plan.only {
             faults.retain(|fault| only.contains(&fault.id));
         }
@@ -172,10 +170,8 @@ impl World {
             round: 0,
             round_began: 0,
             healed_at: None,
-            busy_until: 0,
-            quiet_until: 0,
-            submitters: (0..SUBMITTERS).map(|_| Submitter::new(dice.u64(..), nodes)).collect(),
-            workers: (0..).take(WORKERS).map(|n| Worker::new(n, dice.u64(..), nodes)).collect(),
+            actors: Actors::new(&mut dice.fork(), nodes),
+            actors_at: 0,
             checks: Checks::default(),
             report: Report::default(),
             sampled: 0,
@@ -185,31 +181,24 @@ impl World {
         for id in 1..=nodes {
             world.start_at(NodeId(id), BEGIN_MS);
         }
-        world.later(1, Happening::Actors);
+        world.wake_actors();
         world.begin_round();
         world
     }
 
-    /// Runs the world to its end.
-    ///
-    /// # Errors
-    /// The first promise that was broken.
-    pub fn run(mut self) -> Result<Report, Broken> {
-        loop {
-            match self.step() {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(what) => return Err(self.broken(what)),
-            }
-        }
+    /// Returns what came of the world so far.
+    #[must_use]
+    pub fn report(&self) -> Report {
         let mut report = self.report;
         report.simulated_ms = self.now - BEGIN_MS;
         report.events = self.queue.count();
-        report.acknowledged = self.checks.acknowledged() as u64;
-        report.reads = self.checks.reads() as u64;
+        (report.acknowledged, report.reads) = self.actors.counts();
+        report.reports = self.actors.reports();
+        let checked = self.checks.total();
+        (report.histories, report.operations) = (checked.histories, checked.operations);
         report.committed = self.truth.commit_index().0;
         report.damaged = self.nodes.iter().filter(|node| node.out.is_some()).count() as u64;
-        Ok(report)
+        report
     }
 
     /// Says of a broken promise when it was broken.
@@ -311,11 +300,12 @@ impl World {
                 let arrived = node.ticks(now);
                 self.turn(to, Input::Request { request: *request, waiter: asker, arrived })
             }
-            Happening::Answered { asker, reply } => self.answered(asker, &reply),
-            Happening::Actors => {
-                self.act();
+            Happening::Answered { asker, reply } => {
+                self.actors.answered(asker.actor, asker.corr, *reply, self.now);
+                self.wake_actors();
                 Ok(())
             }
+            Happening::Actors => self.act(),
             Happening::Start(id) => self.start(id),
             Happening::Fault(number) => {
                 let Some(fault) = self.faults.get(number).copied() else { return Ok(()) };
@@ -359,47 +349,34 @@ impl World {
         (self.now < until).then_some(until)
     }
 
-    fn act(&mut self) {
-        if self.now >= self.quiet_until && self.now >= self.busy_until {
-            self.busy_until = self.now + self.dice.u64(100..2500);
-            self.quiet_until = self.busy_until + self.dice.u64(500..20_000);
+    /// Lets clients and workers look around when they want to, at the latest.
+    pub(super) fn wake_actors(&mut self) {
+        let at = self.actors.wake_at(self.now, self.healed_at.is_none());
+        if at < self.actors_at || self.actors_at <= self.now {
+            self.actors_at = at;
+            self.queue.at(at, Happening::Actors);
         }
-        let more = self.healed_at.is_none() && self.now < self.busy_until;
-        let now = self.now;
-        let mut calls: Vec<(Asker, Call)> = Vec::new();
-        for (number, submitter) in self.submitters.iter_mut().enumerate() {
-            if let Some(call) = submitter.step(now, more) {
-                calls.push((Asker::Submitter(number, call.corr), call));
-            }
-        }
-        for (number, worker) in self.workers.iter_mut().enumerate() {
-            for call in worker.step(now) {
-                calls.push((Asker::Worker(number, call.corr), call));
-            }
-        }
-        for (asker, call) in calls {
-            if !self.network.loses(now) {
-                let after = self.network.takes(now);
-                let request = Box::new(call.request);
-                self.later(after, Happening::Ask { to: call.to, request, asker });
-            }
-        }
-        let (busy, quiet) = ACT_MS;
-        let idle = !more && self.submitters.iter().all(Submitter::is_idle);
-        self.later(if idle { quiet } else { busy }, Happening::Actors);
     }
 
-    fn answered(&mut self, asker: Asker, reply: &Reply) -> Result<(), Violation> {
-        match asker {
-            Asker::Submitter(number, corr) => match self.submitters.get_mut(number) {
-                Some(submitter) => submitter.answer(corr, reply, self.now, &mut self.checks),
-                None => Ok(()),
-            },
-            Asker::Worker(number, corr) => match self.workers.get_mut(number) {
-                Some(worker) => worker.answer(corr, reply, self.now, &mut self.checks),
-                None => Ok(()),
-            },
+    fn act(&mut self) -> Result<(), Violation> {
+        let now = self.now;
+        if now != self.actors_at {
+            return Ok(());
         }
+        let more = self.healed_at.is_none();
+        let nodes = &self.nodes;
+        let up = |id: NodeId| nodes.get(place(id)).is_some_and(|node| node.replica.is_some());
+        let sendings = self.actors.step(now, more, &up, &mut self.checks)?;
+        for (actor, sending) in sendings {
+            if !self.network.loses(now) {
+                let after = self.network.takes(now);
+                let asker = Asker { actor, corr: sending.corr };
+                let request = Box::new(sending.request);
+                self.later(after, Happening::Ask { to: sending.to, request, asker });
+            }
+        }
+        self.wake_actors();
+        Ok(())
     }
 
     /// Looks whether a healed world is whole, and ends the round if it is. Returns false after the last one.
@@ -417,13 +394,13 @@ impl World {
             self.later(SETTLE_MS, Happening::Settle);
             return Ok(true);
         }
-        let state = self.describe();
-        for node in &self.nodes {
-            if let Some(replica) = &node.replica {
-                let checked = self.checks.at_end(node.id, replica);
-                checked.map_err(|why| format!("{why}\n{state}"))?;
-            }
-        }
+        let whole = self.nodes.iter().find_map(|node| node.replica.as_ref());
+        let Some(machine) = whole.map(|replica| replica.machine().clone()) else {
+            return Err("there is no node".into());
+        };
+        self.checks
+            .end_of_round(&machine, self.now)
+            .map_err(|why| format!("{why}\n{}", self.describe()))?;
         self.round += 1;
         if self.round >= self.rounds.len() {
             return Ok(false);
@@ -434,8 +411,8 @@ impl World {
 
     /// Says what a healed world still waits for.
     fn unsettled(&self) -> Option<String> {
-        if let Some(number) = self.submitters.iter().position(|submitter| !submitter.is_idle()) {
-            return Some(format!("client {number} still waits for an answer"));
+        if !self.actors.is_idle() {
+            return Some("a client still waits for an answer".into());
         }
         let commit = self.truth.commit_index();
         let mut digests = BTreeMap::new();
