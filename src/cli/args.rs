@@ -9,6 +9,7 @@ use crate::cli::doctor::DoctorArgs;
 use crate::cli::jobs::{CancelArgs, GetArgs, ListArgs, WaitArgs};
 use crate::cli::log::LogArgs;
 use crate::cli::node::NodeArgs;
+use crate::cli::sim::SimArgs;
 use crate::cli::submit::SubmitArgs;
 use crate::cli::values::{self, Addresses};
 
@@ -95,6 +96,8 @@ pub enum Verb {
     Log(LogArgs),
     /// Look at a node's data directory: what is there, what is broken, what to do. Changes nothing.
     Doctor(DoctorArgs),
+    /// Simulate clusters with faults of all kinds, and check every promise.
+    Sim(SimArgs),
     /// Start and end the commands of a node; nodes start it themselves.
     #[command(hide = true)]
     Guard,
