@@ -33,6 +33,15 @@ fn options() -> Options {
     Options { segment_bytes: 600, log_keep_bytes: 0 }
 }
 
+/// Breaks the rule that `RAFTQ_BUG` names, in a build that has bugs to plant: then this program must go red.
+fn plant() {
+    #[cfg(feature = "planted-bugs")]
+    if let Ok(name) = std::env::var("RAFTQ_BUG") {
+        use raftq::planted::Bug;
+        raftq::planted::plant(Bug::ALL.into_iter().find(|bug| bug.name() == name));
+    }
+}
+
 /// A started disk and what it says.
 struct Node {
     opened: Opened<Memory>,
@@ -41,6 +50,7 @@ struct Node {
 
 impl Node {
     fn start(disk: &Memory) -> Result<Self, String> {
+        plant();
         let known = disk.list().unwrap().iter().any(|name| name == "identity");
         let identity = if known { identity::load(disk) } else { identity::make(disk, NODE) };
         let (out, events) = bounded(64);

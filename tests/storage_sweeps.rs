@@ -42,6 +42,15 @@ fn entry(index: u64) -> Entry {
     Entry { index: Index(index), term: Term(1), kind: EntryKind::Command, data: data.into() }
 }
 
+/// Breaks the rule that `RAFTQ_BUG` names, in a build that has bugs to plant: then this program must go red.
+fn plant() {
+    #[cfg(feature = "planted-bugs")]
+    if let Ok(name) = std::env::var("RAFTQ_BUG") {
+        use raftq::planted::Bug;
+        raftq::planted::plant(Bug::ALL.into_iter().find(|bug| bug.name() == name));
+    }
+}
+
 /// One record of the log as it lies there.
 #[derive(Clone, Copy, Debug)]
 struct Spot {
@@ -63,6 +72,7 @@ struct World {
 impl World {
     /// A log of at least [`LOG_BYTES_MIN`], one entry a record, each with a term of its own as hard state.
     fn new(is_sealed: bool) -> Self {
+        plant();
         let disk = Memory::default();
         let identity = identity::make(&disk, NodeId(1)).unwrap();
         let mut log = recover(&disk, identity.salt, &options()).unwrap().log;
