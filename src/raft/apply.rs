@@ -1,20 +1,31 @@
 //! Committed entries on their way to the machine, from memory or from the log on disk.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 
 use crate::raft::core::Raft;
 use crate::raft::effects::ReadLog;
+use crate::raft::essence::hash_entries;
 use crate::raft::message::Entry;
 use crate::types::Index;
 
 /// What is being fetched for the machine.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Applying {
     /// The read of the log on disk that is under way, by its number; one at most.
     pub(super) read: Option<u64>,
     /// What the last one brought, ascending, beginning with the next entry to apply. No larger than
     /// one read: the next begins when this is used up.
     pub(super) loaded: VecDeque<Entry>,
+}
+
+impl Applying {
+    /// Hashes this part of a node's essence.
+    pub(super) fn hash_essence<H: Hasher>(&self, into: &mut H) {
+        let Self { read, loaded } = self;
+        read.hash(into);
+        hash_entries(loaded.iter(), into);
+    }
 }
 
 impl Raft {

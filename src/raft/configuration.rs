@@ -73,7 +73,7 @@ pub fn same_voters(one: &Configuration, other: &Configuration) -> bool {
 ///
 /// - Never empty: the first one is that of the snapshot, or of the bootstrap at index 0.
 /// - Ascending by index; all have the same voters, since voters are neither added nor removed yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Configurations(VecDeque<(Index, Configuration)>);
 
 impl Configurations {

@@ -39,7 +39,7 @@ const QUESTION_FIRST_MAX: u64 = 1 << 62;
 /// - No message leaves that speaks of a term, a vote or an entry that is not durable here, but the
 ///   entries a leader sends beside its own write.
 /// - At most one batch is on its way to the disk.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Raft {
     pub(super) config: Config,
     /// False: this node is not in the configuration and only listens.
@@ -68,7 +68,7 @@ pub struct Raft {
     pub(super) reads: Reads,
     pub(super) applying: Applying,
     /// The last number given to a read, a question or a session.
-    numbers: u64,
+    pub(super) numbers: u64,
     pub(super) refused_messages: u64,
     /// What the next call of `effects` hands out.
     pub(super) out: Effects,

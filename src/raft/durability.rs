@@ -1,14 +1,17 @@
 //! What is durable here, what is on its way to the disk, and what must not be said before.
 
+use std::hash::{Hash, Hasher};
+
 use crate::planted::{Bug, is_planted};
 use crate::raft::config::HELD_MAX;
 use crate::raft::core::{Raft, Role};
 use crate::raft::effects::{Offer, Persist};
+use crate::raft::essence::{Names, hash_hard_state, hash_meta};
 use crate::raft::message::{HardState, Message, SnapshotMeta};
 use crate::types::{Index, NodeId};
 
 /// What waits until term and vote are durable.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Held {
     /// A message.
     Message(NodeId, Message),
@@ -17,7 +20,7 @@ pub(super) enum Held {
 }
 
 /// The batch on its way to the disk.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Outstanding {
     seq: u64,
     hard: Option<HardState>,
@@ -31,7 +34,7 @@ struct Outstanding {
 /// What the disk holds and what it is being given.
 ///
 /// - `durable_index < unwritten <= last_index + 1`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Disk {
     durable_hard: HardState,
     /// The last term and vote that were handed to the disk.
@@ -87,6 +90,31 @@ impl Disk {
         self.truncate_from(Index(1));
         self.unwritten = meta.index.next();
         self.reset = Some(meta.clone());
+    }
+
+    /// Hashes the disk's part of a node's essence.
+    pub(super) fn hash_essence<H: Hasher>(&self, names: &impl Names, into: &mut H) {
+        let Self {
+            durable_hard,
+            written_hard,
+            durable_index,
+            unwritten,
+            reset,
+            outstanding,
+            seq: _,
+        } = self;
+        hash_hard_state(*durable_hard, names, into);
+        hash_hard_state(*written_hard, names, into);
+        (durable_index, unwritten, reset.is_some(), outstanding.is_some()).hash(into);
+        if let Some(meta) = reset {
+            hash_meta(meta, into);
+        }
+        if let Some(Outstanding { seq: _, hard, has_reset, upto, since: _ }) = outstanding {
+            (hard.is_some(), has_reset, upto).hash(into);
+            if let Some(hard) = hard {
+                hash_hard_state(*hard, names, into);
+            }
+        }
     }
 
     /// Checks what is cheap to check.

@@ -9,7 +9,7 @@ use crate::types::{Index, NodeId, Term};
 /// A message that speaks of something not yet durable is not in here: the core holds it back until
 /// [`crate::raft::core::Raft::persisted`] names the batch, and hands it out in a later turn.
 #[must_use]
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Effects {
     /// One batch to write and sync; at most one is outstanding at any time.
     pub persist: Option<Persist>,
@@ -86,7 +86,7 @@ pub struct SendSnapshot {
 }
 
 /// What a follower says to the offer of a snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Offer {
     /// Send it.
     Wanted,

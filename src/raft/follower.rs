@@ -1,5 +1,7 @@
 //! A follower: takes a leader's entries and snapshots, and says how far it agrees.
 
+use std::hash::{Hash, Hasher};
+
 use crate::planted::{Bug, is_planted};
 use crate::raft::config::PEER_NUMBER_MAX;
 use crate::raft::configuration;
@@ -40,7 +42,7 @@ impl Append {
 }
 
 /// What a follower knows about its agreement with the leader of this term.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Following {
     /// Up to here the log is the same as the leader's, durable or not. Never falls in a term, since
     /// a leader only appends.
@@ -57,6 +59,25 @@ pub(super) struct Following {
     owes: bool,
 }
 
+impl Following {
+    /// Returns the newest session heard of; 0 if there is none.
+    pub(super) fn session(&self) -> u64 {
+        self.session
+    }
+
+    /// Hashes the follower's part of a node's essence.
+    pub(super) fn hash_essence<H: Hasher>(
+        &self,
+        now: u64,
+        rename: impl Fn(u64) -> u64,
+        into: &mut H,
+    ) {
+        let Self { verified_index, session, round, sent_match, sent_round, sent_at, owes } = self;
+        (verified_index, round, sent_match, sent_round, owes).hash(into);
+        (sent_at.map(|at| at == now), rename(*session)).hash(into);
+    }
+}
+
 impl Raft {
     /// Handles `AppendEntries` (Raft paper, Figure 2).
     pub(super) fn on_append(&mut self, from: NodeId, append: Append) {
@@ -65,7 +86,9 @@ impl Raft {
             return;
         }
         if append.term < self.hard.term {
-            // The old leader learns from the term that it is none any more.
+            // The old leader learns from the term that it is none any more. Should it lead this term by now, having
+            // fallen in between, then its sessions and rounds are numbered anew: none of them is meant here.
+            let append = Append { session: 0, round: 0, ..append };
             self.reject(from, &append, Index(0), Term(0));
             return;
         }

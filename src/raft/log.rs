@@ -1,8 +1,10 @@
 //! The log as the core knows it: the terms of everything on disk, the bodies of the newest entries.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 
 use crate::raft::config::Boot;
+use crate::raft::essence::hash_entries;
 use crate::raft::message::{Entry, SnapshotMeta};
 use crate::types::{Index, Term};
 
@@ -13,7 +15,7 @@ use crate::types::{Index, Term};
 /// - `window` holds the bodies of the last of them, without a gap, up to `last_index`.
 /// - The term of the entry before `first_index` is kept too, where it is known: a leader needs it
 ///   to send the first entry.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Log {
     first_index: Index,
     last_index: Index,
@@ -258,6 +260,14 @@ impl Log {
         if let Some(entry) = self.window.pop_front() {
             self.window_bytes -= entry.weight();
         }
+    }
+
+    /// Hashes the log's part of a node's essence.
+    pub(super) fn hash_essence<H: Hasher>(&self, into: &mut H) {
+        let Self { first_index, last_index, base_term, runs, window, window_bytes: _ } = self;
+        (first_index, last_index, base_term).hash(into);
+        runs.hash(into);
+        hash_entries(window.iter(), into);
     }
 
     /// Checks what is cheap to check.

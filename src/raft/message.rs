@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::types::{ClusterId, DirId, Index, NodeId, Term};
 
 /// What an entry is for. `raft/` reads the first two kinds and never looks into the third.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum EntryKind {
     /// Empty: the first entry of a leader's term (Raft paper §8).
     Noop,
@@ -18,7 +18,7 @@ pub enum EntryKind {
 
 /// One entry of the replicated log. Its data is encoded once, where it was proposed; log, wire and
 /// apply share those bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// Its position, 1 or more.
     pub index: Index,
@@ -181,7 +181,7 @@ pub enum Message {
 }
 
 /// What became of an `AppendEntries`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum AppendOutcome {
     /// Everything up to `match_index` is durable here and the same as the leader's.
     Accepted {

@@ -3,7 +3,8 @@
 //! `message` and `effects` are what comes in and goes out, `core` is the state and its calls.
 //! `election`, `follower`, `replication`, `read` and `transfer` are what a node does in its roles;
 //! `log`, `durability` and `apply` are an entry's way from memory to disk to machine;
-//! `peer`, `quorum`, `configuration`, `config`, `status` and `dice` are the parts they share.
+//! `peer`, `quorum`, `configuration`, `config`, `status` and `dice` are the parts they share;
+//! `essence` is what a checker compares of all that.
 
 mod apply;
 pub mod config;
@@ -13,6 +14,7 @@ mod dice;
 mod durability;
 pub mod effects;
 mod election;
+pub mod essence;
 mod follower;
 mod log;
 pub mod message;

@@ -1,12 +1,13 @@
 //! One other voter, as a leader feeds it: probe, replicate or snapshot.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 
 use crate::raft::status::{PeerState, PeerStatus};
 use crate::types::{Index, NodeId};
 
 /// How a follower is fed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Feed {
     /// Where its log agrees is not known: one empty question at a time.
     Probe {
@@ -20,7 +21,7 @@ pub(super) enum Feed {
 }
 
 /// How far the transfer of a snapshot is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Transfer {
     /// To be asked for in this turn's effects.
     Due,
@@ -53,7 +54,7 @@ pub(super) struct DiskRead {
 ///
 /// - `match_index < next_index <= last_index + 1`, always.
 /// - What is in flight is what was sent in this session and not yet answered.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Peer {
     pub(super) id: NodeId,
     /// When it was last heard; `None`: never since the start.
@@ -181,6 +182,30 @@ impl Peer {
             is_alive: ticks_since_heard.is_some_and(|ticks| ticks <= liveness_ticks),
             ticks_since_heard,
         }
+    }
+
+    /// Hashes a peer's part of a leader's essence, under another name of its session. What is in
+    /// flight counts only against bounds that no checker reaches.
+    pub(super) fn hash_essence<H: Hasher>(&self, session: u64, into: &mut H) {
+        let Self {
+            id: _,
+            heard: _,
+            contact: _,
+            feed,
+            match_index,
+            next_index,
+            session: _,
+            inflight: _,
+            inflight_bytes: _,
+            sent_commit,
+            sent_round,
+            acked_round,
+            heartbeat,
+            read,
+        } = self;
+        (feed, match_index, next_index, session).hash(into);
+        (sent_commit, sent_round, acked_round, heartbeat).hash(into);
+        read.map(|DiskRead { token, from }| (token, from)).hash(into);
     }
 
     /// Checks what is cheap to check.

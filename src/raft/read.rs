@@ -2,12 +2,14 @@
 //! reads: clocks may jump, and a process may stand still without noticing.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 use std::mem;
 
 use crate::planted::{Bug, is_planted};
 use crate::raft::config::{READ_ROUNDS_MAX, READ_TICKS_MAX, READS_MAX};
 use crate::raft::core::{Raft, Role};
 use crate::raft::effects::ReadReady;
+use crate::raft::essence::Names;
 use crate::raft::message::Message;
 use crate::raft::quorum::reached_by_majority;
 use crate::types::{Index, NodeId, Term};
@@ -29,7 +31,7 @@ struct Read {
 }
 
 /// Reads that share one confirmation.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Batch {
     /// On a leader the round of its confirmation; on a follower the token of the question. Made by
     /// this node, unique and rising; nothing a caller says is ever compared.
@@ -43,7 +45,7 @@ struct Batch {
 }
 
 /// All reads that wait.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Reads {
     /// Not yet part of a round or a question.
     waiting: Vec<Read>,
@@ -60,6 +62,29 @@ impl Reads {
     /// Starts without any; questions are numbered from `question` on.
     pub(super) fn new(question: u64) -> Self {
         Self { question, ..Self::default() }
+    }
+}
+
+impl Reads {
+    /// Hashes the reads' part of a node's essence.
+    pub(super) fn hash_essence<H: Hasher>(&self, names: &impl Names, into: &mut H) {
+        let Self { waiting, batches, count: _, question: _ } = self;
+        let mut hash_reads = |reads: &[Read]| {
+            reads.len().hash(into);
+            for Read { asker, since: _ } in reads {
+                match asker {
+                    Asker::Here(token) => (0_u8, token).hash(into),
+                    Asker::Follower(id, token) => (1_u8, names.node(*id), token).hash(into),
+                }
+            }
+        };
+        hash_reads(waiting);
+        for Batch { number: _, index: _, asked: _, reads } in batches {
+            hash_reads(reads);
+        }
+        for Batch { number, index, asked: _, reads: _ } in batches {
+            (number, index).hash(into);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! A leader: feeds its followers, counts what they hold, and commits.
 
+use std::hash::{Hash, Hasher};
 use std::mem;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use crate::planted::{Bug, is_planted};
 use crate::raft::config::{SNAPSHOT_INSTALL_TICKS, SNAPSHOT_RETRY_TICKS};
 use crate::raft::core::{LogGone, ProposeError, Raft, Role, SendError};
 use crate::raft::effects::{ReadLog, SendSnapshot};
+use crate::raft::essence::Names;
 use crate::raft::message::{
     AppendOutcome, ENTRY_OVERHEAD_BYTES, Entry, EntryKind, Message, SnapshotMeta,
 };
@@ -17,7 +19,7 @@ use crate::raft::transfer::Handover;
 use crate::types::{Index, NodeId, Term};
 
 /// What only a leader knows, all of it of its own term.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Leading {
     /// The no-op that opened the term.
     pub(super) first_index: Index,
@@ -27,6 +29,18 @@ pub(super) struct Leading {
     /// What the uncommitted proposals of this term weigh.
     pub(super) uncommitted_bytes: usize,
     pub(super) transfer: Option<Handover>,
+}
+
+impl Leading {
+    /// Hashes the leader's part of a node's essence.
+    pub(super) fn hash_essence<H: Hasher>(&self, names: &impl Names, into: &mut H) {
+        // The proposals' bytes follow from the log.
+        let Self { first_index, round, heartbeat_due: _, uncommitted_bytes: _, transfer } = self;
+        (first_index, round).hash(into);
+        let told =
+            |Handover { to, deadline: _, told }: &Handover| (names.node(*to), told.is_some());
+        transfer.as_ref().map(told).hash(into);
+    }
 }
 
 impl Raft {

@@ -3,7 +3,7 @@
 use crate::types::{Index, NodeId, Term};
 
 /// What a node is in its term (Raft paper, Figure 4; the pre-candidate: Ongaro thesis §9.6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Takes entries from a leader.
     Follower,

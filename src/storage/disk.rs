@@ -46,6 +46,15 @@ pub trait Disk: Clone + Send + Sync + 'static {
     /// # Errors
     /// What the system says. It must not be tried again: what was not written may count as clean now.
     fn sync_dir(&self) -> io::Result<()>;
+
+    /// Starts one of the threads that wait for this disk. A disk whose every order of events is explored starts
+    /// threads of its explorer.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        std::thread::Builder::new().name(name.into()).spawn(work).map(drop)
+    }
 }
 
 /// One open file.

@@ -273,11 +273,11 @@ fn start<D: Disk>(parts: Parts<D>, life: &Life) -> io::Result<Storage<D>> {
         stats: Arc::clone(&parts.stats),
         life: life.clone(),
     };
-    spawn("disk-log", move || writer.run())?;
+    D::spawn("disk-log", move || writer.run())?;
     let alive = life.clone();
-    spawn("disk-read", move || read_thread(&shared, salt, &read_tasks, &alive))?;
+    D::spawn("disk-read", move || read_thread(&shared, salt, &read_tasks, &alive))?;
     let (alive, files) = (life.clone(), parts.snapshots.clone());
-    spawn("disk-snapshot", move || snapshot_thread(files, image_tasks, &alive))?;
+    D::spawn("disk-snapshot", move || snapshot_thread(files, image_tasks, &alive))?;
     Ok(Storage {
         log,
         reads,
@@ -287,10 +287,6 @@ fn start<D: Disk>(parts: Parts<D>, life: &Life) -> io::Result<Storage<D>> {
         stats: parts.stats,
         log_first: parts.log_first,
     })
-}
-
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    std::thread::Builder::new().name(name.into()).spawn(work).map(drop)
 }
 
 /// Tells the Raft thread; one that is gone needs no telling.
@@ -469,7 +465,7 @@ impl<F: DiskFile> Background<F> {
     ) -> io::Result<Self> {
         let (asks, asked) = bounded::<u64>(1);
         let (hand, made) = bounded(1);
-        spawn("disk-prepare", move || {
+        D::spawn("disk-prepare", move || {
             let _alive = life;
             for number in asked {
                 if hand.send(make_segment(&disk, number, bytes, Pace::Half)).is_err() {

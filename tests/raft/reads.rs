@@ -183,3 +183,30 @@ fn read_after_a_restart_does_not_take_an_old_answer() {
     world.settle();
     assert!(world.answers[&token].is_some());
 }
+
+/// A leader falls, and leads a later term after its restart. A follower's answer to what it sent in
+/// its former life carries the new term, and sessions and rounds that are given again: it must not
+/// confirm that the leader still leads.
+#[test]
+fn read_after_a_restart_is_not_confirmed_by_an_answer_to_a_former_life() {
+    let mut world = World::new(3);
+    world.elect(1);
+    world.read(1);
+    let sent = world.take_sent(1);
+    let (_, old) = sent.into_iter().find(|(to, _)| *to == 3).unwrap();
+    world.restart(1);
+    world.elect(1);
+    world.inject(1, 3, old);
+    let (_, late) = world.take_sent(3).pop().unwrap();
+    assert!(matches!(late, Message::AppendReply { term: Term(2), .. }), "{late:?}");
+    world.cut_off(1);
+    world.elect(2);
+    let index = world.propose(2, "committed in term 3").unwrap();
+    world.settle();
+    assert_eq!(world.raft(2).commit_index(), index);
+    assert_eq!(world.raft(1).role(), Role::Leader, "of term 2, and it does not know better");
+    let token = world.read(1);
+    world.cut.clear();
+    world.inject(3, 1, late);
+    assert!(!world.answers.contains_key(&token), "confirmed by an answer to a former life");
+}

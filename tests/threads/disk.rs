@@ -1,0 +1,211 @@
+//! The Raft thread and the disk's threads: whatever the order of events, each batch is answered once
+//! and in its turn, each read once, a failure is the last word, and all threads end.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use bytes::Bytes;
+use raftq::raft::effects::{Persist, ReadLog};
+use raftq::raft::message::{Configuration, Entry, EntryKind, HardState, SnapshotMeta};
+use raftq::types::{ClusterId, Index, NodeId, Term};
+use shuttle::rand::{Rng, thread_rng};
+
+use crate::storage::disk::Disk;
+use crate::storage::identity;
+use crate::storage::log::Options;
+use crate::storage::memory::{Fault, Memory};
+use crate::storage::threads::{Event, Storage, open_on};
+use crate::{Receiver, bounded};
+
+/// Batches in one life.
+const BATCHES: u64 = 4;
+
+/// Room for events: one, so that the disk's threads wait for the Raft thread as often as can be.
+const EVENTS_MAX: usize = 1;
+
+const NODE: NodeId = NodeId(1);
+
+/// A disk in memory whose threads are shuttle's.
+#[derive(Clone)]
+struct Explored(Memory);
+
+impl Disk for Explored {
+    type File = <Memory as Disk>::File;
+
+    fn create(&self, name: &str) -> io::Result<Self::File> {
+        self.0.create(name)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Self::File> {
+        self.0.open(name)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.0.remove(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.0.list()
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.0.sync_dir()
+    }
+
+    fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        shuttle::thread::Builder::new().name(name.into()).spawn(work).map(drop)
+    }
+}
+
+/// What came back from the disk.
+#[derive(Default)]
+struct Heard {
+    persisted: u64,
+    reads: BTreeMap<u64, u32>,
+    snapshots: u32,
+    failed: Option<String>,
+}
+
+impl Heard {
+    fn hear(&mut self, event: Event) {
+        assert!(
+            self.failed.is_none() || !matches!(event, Event::Persisted { .. }),
+            "after {:?}",
+            self.failed
+        );
+        match event {
+            Event::Persisted { seq, .. } => {
+                assert_eq!(seq, self.persisted + 1, "a batch out of turn");
+                self.persisted = seq;
+            }
+            Event::LogRead { token, .. } => *self.reads.entry(token).or_default() += 1,
+            Event::Released { .. } => {}
+            Event::SnapshotWritten { .. } => self.snapshots += 1,
+            Event::Failed { what } => self.failed = self.failed.take().or(Some(what)),
+        }
+    }
+}
+
+/// Segments so small that each batch or two begins another, which is made on its own thread.
+fn open(disk: &Memory, is_new: bool) -> (Storage<Explored>, Receiver<Event>, Index) {
+    let disk = Explored(disk.clone());
+    let identity = if is_new { identity::make(&disk, NODE) } else { identity::load(&disk) };
+    let options = Options { segment_bytes: 2048, log_keep_bytes: 0 };
+    let (out, events) = bounded(EVENTS_MAX);
+    let opened = open_on(disk, identity.unwrap(), None, &options, out).unwrap();
+    (opened.storage, events, opened.recovered.last_index)
+}
+
+fn batch(seq: u64) -> Persist {
+    let data = Bytes::from(vec![b'x'; 900]);
+    let entry = Entry { index: Index(seq), term: Term(1), kind: EntryKind::Command, data };
+    let hard_state = (seq == 1).then_some(HardState { term: Term(1), vote: Some(NODE) });
+    Persist { seq, hard_state, reset: None, entries: vec![entry], commit_index: Index(seq - 1) }
+}
+
+fn meta(index: u64) -> SnapshotMeta {
+    let configuration = Configuration { cluster: ClusterId::default(), voters: Vec::new() };
+    SnapshotMeta { index: Index(index), term: Term(1), configuration }
+}
+
+/// Plays the Raft thread: hands over batches one after the other, and reads and a snapshot between
+/// them, until it has heard a failure or handed over `batches`. Returns the tokens of its reads.
+fn play(
+    storage: &Storage<Explored>,
+    events: &Receiver<Event>,
+    heard: &mut Heard,
+    batches: u64,
+) -> u64 {
+    let mut tokens = 0;
+    for seq in 1..=batches {
+        storage.persist(batch(seq));
+        if seq > 1 && thread_rng().gen_bool(0.5) {
+            tokens += 1;
+            let (from, to) = (Index(1), Index(seq - 1));
+            storage.read_log(ReadLog { token: tokens, from, to, bytes_max: 1 << 20 });
+        }
+        if seq == 3 {
+            storage.write_snapshot(meta(2), Box::new(|each| assert!(each(b"record"))));
+            storage.release(Index(2));
+        }
+        while heard.persisted < seq {
+            heard.hear(events.recv().unwrap());
+            if heard.failed.is_some() {
+                return tokens;
+            }
+        }
+    }
+    tokens
+}
+
+fn runs() -> usize {
+    let asked = std::env::var("RAFTQ_SCHEDULES").ok().and_then(|text| text.parse().ok());
+    asked.unwrap_or(300)
+}
+
+fn explore(body: impl Fn() + Send + Sync + 'static) {
+    shuttle::check_random(body, runs());
+}
+
+#[test]
+fn every_order_on_the_disk_ends_with_each_answer_once() {
+    explore(|| {
+        let disk = Memory::default();
+        let (storage, events, _) = open(&disk, true);
+        let mut heard = Heard::default();
+        let tokens = play(&storage, &events, &mut heard, BATCHES);
+        drop(storage);
+        // Comes to its end only when every thread has.
+        events.iter().for_each(|event| heard.hear(event));
+        assert_eq!(heard.failed, None);
+        assert_eq!(heard.persisted, BATCHES);
+        assert_eq!(heard.snapshots, 1);
+        assert_eq!(heard.reads, (1..=tokens).map(|token| (token, 1)).collect(), "each read once");
+    });
+}
+
+#[test]
+fn every_order_of_a_stop_lets_all_threads_end() {
+    explore(|| {
+        let disk = Memory::default();
+        let (storage, events, _) = open(&disk, true);
+        let mut heard = Heard::default();
+        let batches = thread_rng().gen_range(0..=BATCHES);
+        play(&storage, &events, &mut heard, batches);
+        // One more of everything is on its way when the node goes, its ends in any order. Threads that
+        // wait for ever are found by shuttle.
+        storage.persist(batch(batches + 1));
+        let (from, to) = (Index(1), Index(1));
+        storage.read_log(ReadLog { token: 9, from, to, bytes_max: 1 });
+        if thread_rng().gen_bool(0.5) {
+            drop(events);
+            drop(storage);
+        } else {
+            drop(storage);
+            drop(events);
+        }
+    });
+}
+
+#[test]
+fn every_order_of_a_failing_disk_keeps_what_was_said() {
+    explore(|| {
+        let disk = Memory::default();
+        let (storage, events, _) = open(&disk, true);
+        disk.fail_at(disk.calls() + thread_rng().gen_range(1..20), Fault::Io);
+        let mut heard = Heard::default();
+        play(&storage, &events, &mut heard, BATCHES);
+        drop(storage);
+        events.iter().for_each(|event| heard.hear(event));
+        assert!(heard.failed.is_some() || heard.persisted == BATCHES, "silence");
+        // What was said to be durable is.
+        let (storage, events, last_index) = open(&disk.after_power_cut(), false);
+        assert!(last_index.0 >= heard.persisted, "{last_index} of {}", heard.persisted);
+        drop(storage);
+        events.iter().for_each(drop);
+    });
+}
