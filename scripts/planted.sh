@@ -18,18 +18,18 @@ mkdir -p "$logs"
 say() { printf '%s\n' "$*" >&2; }
 
 say "building with the feature planted-bugs ..."
-CARGO_TARGET_DIR=$target cargo build --release --locked --features planted-bugs --bin raftq --quiet
-raftq=$target/release/raftq
+CARGO_TARGET_DIR=$target cargo build --profile release-test --locked --features planted-bugs --bin raftq --quiet
+raftq=$target/release-test/raftq
 
 all=$(grep -oE '=> "[a-z-]+"' src/planted.rs | cut -d'"' -f2)
 bugs=("$@")
 [ ${#bugs[@]} -gt 0 ] || mapfile -t bugs <<<"$all"
 
 # The model of tests/model takes these over when the simulator did not see them.
-model_bugs=" ack-before-sync vote-not-persisted old-term-commit commit-unverified truncate-without-conflict snapshot-without-term "
+model_bugs=" ack-before-sync vote-not-persisted old-term-commit commit-unverified truncate-without-conflict stale-read snapshot-without-term "
 model=
 model_binary() {
-    [ -n "$model" ] || model=$(CARGO_TARGET_DIR=$target cargo test --release --locked --features planted-bugs --test model \
+    [ -n "$model" ] || model=$(CARGO_TARGET_DIR=$target cargo test --profile release-test --locked --features planted-bugs --test model \
         --no-run --message-format=json 2>/dev/null | grep -o '"executable":"[^"]*/model-[^"]*"' | tail -1 | cut -d'"' -f4)
 }
 
@@ -41,7 +41,7 @@ for bug in "${bugs[@]}"; do
         case $model_bugs in
         *" $bug "*)
             model_binary
-            if RAFTQ_BUG=$bug "$model" --nocapture >"$logs/$bug.model.log" 2>&1; then
+            if RAFTQ_BUG=$bug "$model" planted --nocapture >"$logs/$bug.model.log" 2>&1; then
                 by=model check=$(grep -oE 'caught .*' "$logs/$bug.model.log" | tail -1)
             fi
             ;;
