@@ -25,11 +25,13 @@ const FLOORS: [(&str, u8); 15] = [
 ];
 
 /// The few ways to a neighbour on the same floor: who may know whom.
-const NEIGHBOURS: [(&str, &str); 2] = [
+const NEIGHBOURS: [(&str, &str); 3] = [
     // A snapshot of the log is MessagePack too.
     ("raft", "pack"),
     // A turn of the replica takes typed requests and gives typed replies.
     ("replica", "wire"),
+    // A simulated node starts from its disk as a real one does.
+    ("sim", "node"),
 ];
 
 /// Rooms that see nothing of the world, so that the simulator runs them as they are.

@@ -5,9 +5,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cli::cluster::ClusterArgs;
+use crate::cli::doctor::DoctorArgs;
 use crate::cli::jobs::{CancelArgs, GetArgs, ListArgs, WaitArgs};
 use crate::cli::log::LogArgs;
 use crate::cli::node::NodeArgs;
+use crate::cli::sim::SimArgs;
 use crate::cli::submit::SubmitArgs;
 use crate::cli::values::{self, Addresses};
 
@@ -92,6 +94,10 @@ pub enum Verb {
     Cluster(ClusterArgs),
     /// Read the replicated log.
     Log(LogArgs),
+    /// Look at a node's data directory: what is there, what is broken, what to do. Changes nothing.
+    Doctor(DoctorArgs),
+    /// Simulate clusters with faults of all kinds, and check every promise.
+    Sim(SimArgs),
     /// Start and end the commands of a node; nodes start it themselves.
     #[command(hide = true)]
     Guard,

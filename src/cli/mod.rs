@@ -2,7 +2,7 @@
 //!
 //! - [`args`] is the grammar (what clap parses), [`run`] sends each verb to its file.
 //! - Verbs: [`submit`] and [`batch`], [`jobs`] (get, list, wait, cancel), [`workers`], [`cluster`],
-//!   [`log`], [`node`].
+//!   [`log`], [`node`], [`sim`], [`doctor`].
 //! - Shared: [`values`] (durations, sizes, addresses), [`target`] (which nodes to ask), [`session`]
 //!   (the client library and what its errors mean for a user), [`shape`] (the JSON objects),
 //!   [`out`] (stdout, tables), [`exit`] (exit codes), [`deadline`] (time left).
@@ -14,6 +14,7 @@ pub mod args;
 pub mod batch;
 pub mod cluster;
 pub mod deadline;
+pub mod doctor;
 pub mod exit;
 pub mod jobs;
 pub mod log;
@@ -22,6 +23,7 @@ pub mod out;
 pub mod run;
 pub mod session;
 pub mod shape;
+pub mod sim;
 pub mod submit;
 pub mod target;
 pub mod values;

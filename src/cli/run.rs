@@ -13,7 +13,7 @@ use crate::cli::exit::{Exit, Failure, narrate};
 use crate::cli::out::Out;
 use crate::cli::session::Session;
 use crate::cli::target::Target;
-use crate::cli::{cluster, jobs, log, node, submit, workers};
+use crate::cli::{cluster, doctor, jobs, log, node, sim, submit, workers};
 use crate::worker::guard;
 
 /// Runs the program with these arguments (the first is its own name).
@@ -28,6 +28,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             start_logging("info");
             node::run(args.clone()).unwrap_or_else(|failure| end(&failure))
         }
+        Verb::Sim(args) => match sim::run(args, cli.global.json, &mut Out::stdout()) {
+            Ok(exit) => i32::from(exit.code()),
+            Err(failure) => end(&failure),
+        },
         Verb::Submit(_)
         | Verb::Get(_)
         | Verb::List(_)
@@ -35,7 +39,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         | Verb::Cancel(_)
         | Verb::Workers
         | Verb::Cluster(_)
-        | Verb::Log(_) => {
+        | Verb::Log(_)
+        | Verb::Doctor(_) => {
             start_logging("off");
             match ask(&cli) {
                 Ok(exit) => i32::from(exit.code()),
@@ -54,9 +59,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// left of what they did or waited for.
 fn is_shown(verb: &Verb) -> bool {
     match verb {
-        Verb::Get(_) | Verb::List(_) | Verb::Workers | Verb::Log(_) => true,
+        Verb::Get(_) | Verb::List(_) | Verb::Workers | Verb::Log(_) | Verb::Doctor(_) => true,
         Verb::Cluster(args) => args.is_shown(),
-        Verb::Node(_) | Verb::Submit(_) | Verb::Wait(_) | Verb::Cancel(_) | Verb::Guard => false,
+        Verb::Node(_)
+        | Verb::Submit(_)
+        | Verb::Wait(_)
+        | Verb::Cancel(_)
+        | Verb::Sim(_)
+        | Verb::Guard => false,
     }
 }
 
@@ -90,8 +100,11 @@ fn misread(error: &clap::Error) -> Exit {
     if error.use_stderr() { Exit::Usage } else { Exit::Ok }
 }
 
-/// Runs a verb that asks a cluster.
+/// Runs a verb that asks a cluster, or a directory.
 fn ask(cli: &Cli) -> Result<Exit, Failure> {
+    if let Verb::Doctor(args) = &cli.verb {
+        return doctor::run(args, cli.global.json, &mut Out::stdout());
+    }
     let session = open(cli)?;
     let mut out = Out::stdout();
     match &cli.verb {
@@ -103,7 +116,9 @@ fn ask(cli: &Cli) -> Result<Exit, Failure> {
         Verb::Workers => workers::run(&session, &mut out),
         Verb::Cluster(args) => cluster::run(args, &session, &mut out),
         Verb::Log(args) => log::run(args, &session, &mut out),
-        Verb::Node(_) | Verb::Guard => Err(Failure::usage("this verb asks no cluster")),
+        Verb::Node(_) | Verb::Sim(_) | Verb::Doctor(_) | Verb::Guard => {
+            Err(Failure::usage("this verb asks no cluster"))
+        }
     }
 }
 

@@ -155,10 +155,14 @@ impl Config {
     /// Returns the text of the peer list that handshakes compare: `1=HOST:PORT,2=...`, by id.
     #[must_use]
     pub fn peers_text(&self) -> String {
-        let peers: Vec<String> =
-            self.peers_sorted().iter().map(|(id, address)| format!("{id}={address}")).collect();
-        peers.join(",")
+        peers_text(&self.peers_sorted())
     }
+}
+
+/// Returns nodes as one text, `1=HOST:PORT,...`.
+pub(crate) fn peers_text(peers: &[(NodeId, String)]) -> String {
+    let peers: Vec<String> = peers.iter().map(|(id, address)| format!("{id}={address}")).collect();
+    peers.join(",")
 }
 
 fn split(address: &str) -> Result<(), String> {

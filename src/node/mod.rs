@@ -10,5 +10,5 @@ pub mod clock;
 pub mod config;
 pub mod process;
 mod reports;
-mod snapshots;
+pub(crate) mod snapshots;
 mod thread;

@@ -15,7 +15,7 @@ use crate::net::metrics::Metrics;
 use crate::net::server::{self, Net};
 use crate::net::shared::{CONNECTIONS_MAX, Info, NetConfig, Patience, Shared, ViewCell};
 use crate::node::clock;
-use crate::node::config::Config;
+use crate::node::config::{Config, peers_text};
 use crate::node::reports::ClientReports;
 use crate::node::snapshots::{Files, load};
 use crate::node::thread::{Control, RaftThread};
@@ -27,7 +27,7 @@ use crate::replica::input::Turn;
 use crate::replica::view::{Notice, View};
 use crate::storage::log::Options;
 use crate::storage::threads::{Opened, Recovered, open};
-use crate::types::{ClusterId, Incarnation, Index, Term, WorkerId};
+use crate::types::{ClusterId, Incarnation, Index, NodeId, Term, WorkerId};
 use crate::worker::runner::{BuiltIn, BuiltInConfig, start};
 
 /// Notices for the built-in worker that wait, at most; past it the worker is told all it holds again.
@@ -86,7 +86,7 @@ impl Node {
         let (events, storage_events) = bounded(STORAGE_EVENTS_MAX);
         let Opened { storage, recovered } =
             open(&config.data, config.id, &options, events).map_err(|error| error.to_string())?;
-        let (snapshot, machine) = load(&storage)?;
+        let (snapshot, machine) = load(&storage.snapshots(), storage.log_first())?;
         let dir = recovered.dir;
         log::info!(
             "node {} starts: log {} to {}, snapshot at {}, term {}",
@@ -96,7 +96,7 @@ impl Node {
             machine.applied_index(),
             recovered.hard_state.term
         );
-        let boot = boot(&config, recovered, snapshot)?;
+        let boot = boot(&config.peers_sorted(), recovered, snapshot)?;
         let turn = Turn { now: clock::ticks(), wall: clock::wall() };
         let replica_config = ReplicaConfig {
             raft: RaftConfig::new(config.id),
@@ -279,8 +279,12 @@ fn start_worker(
         .map_err(|error| format!("cannot start the built-in worker: {error}"))
 }
 
-fn boot(
-    config: &Config,
+/// Turns what the disk holds into what consensus starts from.
+///
+/// # Errors
+/// A configuration that cannot be read, or one with other members than `peers`, which are in order.
+pub(crate) fn boot(
+    peers: &[(NodeId, String)],
     recovered: Recovered,
     snapshot: Option<crate::raft::message::SnapshotMeta>,
 ) -> Result<Boot, String> {
@@ -294,10 +298,9 @@ fn boot(
         .collect::<Result<Vec<_>, _>>()?;
     let bootstrap = Configuration {
         cluster: ClusterId::default(),
-        voters: config
-            .peers_sorted()
-            .into_iter()
-            .map(|(id, addr)| Voter { id, addr, dir: None })
+        voters: peers
+            .iter()
+            .map(|(id, addr)| Voter { id: *id, addr: addr.clone(), dir: None })
             .collect(),
     };
     let in_force = configurations
@@ -312,7 +315,7 @@ fn boot(
             return Err(format!(
                 "--peers differs from the cluster this directory belongs to: it says {}, the log \
                  says {:?}; the members of a cluster cannot be changed yet",
-                config.peers_text(),
+                peers_text(peers),
                 ids(known)
             ));
         }

@@ -6,8 +6,9 @@ use crate::jobs::image::Restore;
 use crate::jobs::machine::Machine;
 use crate::net::shared::{SnapshotFile, SnapshotFiles};
 use crate::raft::message::SnapshotMeta;
+use crate::storage::disk::Disk;
 use crate::storage::snapshot::{SnapshotError, SnapshotFile as DiskFile, Snapshots};
-use crate::storage::threads::Storage;
+use crate::types::Index;
 
 /// The snapshots of this node's data directory.
 pub(super) struct Files(pub(super) Snapshots);
@@ -31,26 +32,36 @@ impl SnapshotFiles for Files {
     }
 
     fn finish(&self, id: [u8; 16]) -> Result<(SnapshotMeta, Box<Machine>), String> {
-        let mut restore = Restore::new();
-        let mut push = |record: &[u8]| restore.push(record).map_err(|error| error.to_string());
-        let meta = self.0.finish(id, &mut push).map_err(|error| error.to_string())?;
-        let machine = finish(restore, &meta)?;
-        Ok((meta, Box::new(machine)))
+        receive(&self.0, id)
     }
 }
 
-/// Loads the machine of the newest snapshot on disk, or a new one where there is none.
+/// Ends the transfer of a snapshot: the file is checked and durable, and its queue restored.
+///
+/// # Errors
+/// What is wrong with the file, or what the system says.
+pub(crate) fn receive<D: Disk>(
+    snapshots: &Snapshots<D>,
+    id: [u8; 16],
+) -> Result<(SnapshotMeta, Box<Machine>), String> {
+    let mut restore = Restore::new();
+    let mut push = |record: &[u8]| restore.push(record).map_err(|error| error.to_string());
+    let meta = snapshots.finish(id, &mut push).map_err(|error| error.to_string())?;
+    let machine = finish(restore, &meta)?;
+    Ok((meta, Box::new(machine)))
+}
+
+/// Loads the machine of the newest snapshot on disk whose successors are in the log, which begins at `log_first`, or a new one where there is none.
 ///
 /// # Errors
 /// What is wrong with the snapshot: a node without its past must not start.
-pub(super) fn load(storage: &Storage) -> Result<(Option<SnapshotMeta>, Machine), String> {
+pub(crate) fn load<D: Disk>(
+    snapshots: &Snapshots<D>,
+    log_first: Index,
+) -> Result<(Option<SnapshotMeta>, Machine), String> {
     let mut restore = Restore::new();
     let mut push = |record: &[u8]| restore.push(record).map_err(|error| error.to_string());
-    match storage
-        .snapshots()
-        .load(storage.log_first(), &mut push)
-        .map_err(|error: SnapshotError| error.to_string())?
-    {
+    match snapshots.load(log_first, &mut push).map_err(|error: SnapshotError| error.to_string())? {
         None => Ok((None, Machine::new())),
         Some(meta) => {
             let machine = finish(restore, &meta)?;

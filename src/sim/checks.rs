@@ -1,11 +1,26 @@
 //! What must hold at every step of a simulated world, and when it has healed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use crate::jobs::job::{JobView, Status};
+use crate::jobs::command::Limits;
+use crate::jobs::list::Filter;
+use crate::jobs::machine::Machine;
 use crate::raft::core::Role;
 use crate::replica::core::Replica;
+use crate::sim::generate::seen;
+use crate::sim::history::check_jobs;
+use crate::sim::holders::Holders;
+use crate::sim::job_model::{JobModel, Op, Seen};
+use crate::sim::linear::STEPS_MAX;
+use crate::sim::recorder::Recorder;
+use crate::sim::rules::{self, End};
 use crate::types::{Fence, Index, JobId, NodeId, Term};
+
+/// Who looks at every job at the end of a round.
+const AUDITOR: u64 = u64::MAX;
+
+/// Jobs looked at in one go.
+const PAGE: usize = 1000;
 
 /// The memory of the checks.
 #[derive(Debug, Default)]
@@ -13,21 +28,10 @@ pub struct Checks {
     leaders: BTreeMap<Term, NodeId>,
     digests: BTreeMap<Index, u128>,
     commits: BTreeMap<NodeId, Index>,
-    fences: BTreeMap<JobId, Fence>,
-    begun: BTreeSet<Fence>,
-    acknowledged: BTreeSet<JobId>,
-    /// Jobs whose report was accepted, and under which token.
-    done: BTreeMap<JobId, Fence>,
-    /// What a read told last of a job.
-    told: BTreeMap<JobId, Told>,
-    reads: usize,
-}
-
-/// What a read told of a job, as far as it can never be taken back.
-#[derive(Clone, Copy, Debug)]
-struct Told {
-    fence: Option<Fence>,
-    ended: Option<Status>,
+    /// What was asked and told since the last round ended.
+    recorder: Recorder,
+    holders: Holders,
+    total: RoundReport,
 }
 
 /// A promise that was broken; the text says which.
@@ -75,116 +79,89 @@ impl Checks {
         self.commits.remove(&node);
     }
 
-    /// Notes an acknowledged submit.
-    pub fn acknowledge(&mut self, id: JobId) {
-        self.acknowledged.insert(id);
+    /// Returns what clients and workers write to.
+    pub fn outside(&mut self) -> (&mut Recorder, &mut Holders) {
+        (&mut self.recorder, &mut self.holders)
     }
 
-    /// Returns how many submits were acknowledged.
-    #[must_use]
-    pub fn acknowledged(&self) -> usize {
-        self.acknowledged.len()
-    }
-
-    /// Notes what a read told of a job that was acknowledged before it was asked for; reads of one job come
-    /// one after the other.
+    /// Checks the history since the last call and forgets it. The cluster has healed, nobody waits for anything, and
+    /// every job has had the time to end; `machine` is what a node that has applied everything has.
     ///
     /// # Errors
-    /// If the job is not there, or what a former read told was taken back.
-    pub fn read(&mut self, id: JobId, job: Option<&JobView>) -> Result<(), Violation> {
-        let Some(job) = job else {
-            return Err(format!("a read found nothing of the acknowledged job {id}"));
+    /// A promise that was broken.
+    pub fn end_of_round(&mut self, machine: &Machine, now: u64) -> Result<RoundReport, Violation> {
+        let jobs = self.recorder.jobs().to_vec();
+        let mut end = BTreeMap::new();
+        for id in &jobs {
+            let seen = machine.view(*id).map(|view| seen(&view));
+            let invoked_us = self.recorder.moment(now);
+            self.recorder.write(AUDITOR, *id, invoked_us, Some(now), Op::Look { seen });
+            end.extend(seen.map(|seen| (*id, seen)));
+        }
+        self.find_invented(machine, &mut end);
+        let records = self.recorder.clear();
+        let limits = machine.limits();
+        let may_forget = limits.finished_count_max < Limits::default().finished_count_max;
+        let model =
+            JobModel { attempts_max: limits.attempts_max, may_forget, others_report: false };
+        let checked = check_jobs(&model, &records, STEPS_MAX);
+        if let Some(fault) = checked.fault() {
+            return Err(fault);
+        }
+        let whole = End { jobs: &end, may_forget, must_be_over: true, tells_assignments: true };
+        rules::check(&records, whole)?;
+        if machine.recount() != machine.digest() {
+            return Err("the digest is not that of the jobs".into());
+        }
+        self.holders.forget_below(Fence::new(machine.applied_index(), 0));
+        let report = RoundReport {
+            histories: checked.jobs,
+            operations: checked.operations,
+            steps: checked.steps,
         };
-        self.reads += 1;
-        let now = Told { fence: job.fence, ended: job.status.is_final().then_some(job.status) };
-        let before = self.told.insert(id, now);
-        if before
-            .is_some_and(|it| it.fence > now.fence || it.ended.is_some() && it.ended != now.ended)
-        {
-            return Err(format!("a read went back in time: {before:?}, then {now:?}, of job {id}"));
-        }
-        Ok(())
+        self.total.add(report);
+        Ok(report)
     }
 
-    /// Returns how many reads were answered.
+    /// Adds the jobs of this round that nobody thought of: those of an id after the first.
+    fn find_invented(&self, machine: &Machine, end: &mut BTreeMap<JobId, Seen>) {
+        let mut after = self.recorder.jobs().iter().min().copied();
+        while after.is_some() {
+            let filter = Filter { after, limit: PAGE, ..Filter::default() };
+            let (jobs, more) = machine.list(&filter);
+            after = jobs.last().map(|job| job.id).filter(|_| more);
+            end.extend(jobs.iter().map(|job| (job.id, seen(job))));
+        }
+    }
+
+    /// Returns what all rounds came to.
     #[must_use]
-    pub fn reads(&self) -> usize {
-        self.reads
+    pub fn total(&self) -> RoundReport {
+        self.total
     }
 
-    /// Notes that a worker begins an assignment.
-    ///
-    /// # Errors
-    /// If the same token was begun before, or the job was done under an older one.
-    pub fn begin(&mut self, job: JobId, fence: Fence) -> Result<(), Violation> {
-        if !self.begun.insert(fence) {
-            return Err(format!("fence {fence} was begun twice"));
-        }
-        if self.done.get(&job).is_some_and(|done| fence > *done) {
-            return Err(format!("job {job} was done, and is begun again under fence {fence}"));
-        }
-        // A worker may hear late of an assignment that is void already; it begins it in vain.
-        let newest = self.fences.entry(job).or_default();
-        *newest = fence.max(*newest);
-        Ok(())
+    /// Returns how many assignments workers began.
+    #[must_use]
+    pub fn begun(&self) -> u64 {
+        self.holders.begun()
     }
+}
 
-    /// Notes that a report was accepted.
-    ///
-    /// # Errors
-    /// If a report under an older token than one already begun was accepted, or two under two tokens.
-    pub fn reported(&mut self, job: JobId, fence: Fence) -> Result<(), Violation> {
-        if *self.done.entry(job).or_insert(fence) != fence {
-            return Err(format!("two reports of job {job} were accepted, one under fence {fence}"));
-        }
-        match self.fences.get(&job) {
-            Some(newest) if *newest > fence && self.begun.contains(newest) => {
-                Err(format!("a report of job {job} under the old fence {fence} was accepted"))
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
+/// What the check of a round came to. Nothing in it is illegal or undecided, or there would be no report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoundReport {
+    /// Histories of one job each that are linearizable.
+    pub histories: u64,
+    /// Operations in them.
+    pub operations: u64,
+    /// Steps that took.
+    pub steps: u64,
+}
 
-    /// After healing: every acknowledged job must be there and have ended, on this replica.
-    ///
-    /// # Errors
-    /// The first that is not.
-    pub fn at_end<W>(&self, node: NodeId, replica: &Replica<W>) -> Result<(), Violation> {
-        for id in &self.acknowledged {
-            match replica.machine().job(*id) {
-                None => return Err(format!("node {node} lost the acknowledged job {id}")),
-                Some(job) if !job.status.is_final() => {
-                    return Err(format!(
-                        "node {node} at {}: job {id} is {} still; in all {:?}",
-                        replica.machine().applied_index(),
-                        job.status.as_str(),
-                        replica.machine().counts()
-                    ));
-                }
-                Some(job) => {
-                    let done = self.done.get(id);
-                    let as_reported = match done {
-                        Some(fence) => {
-                            job.status == Status::Completed && job.fence() == Some(*fence)
-                        }
-                        // Its report was accepted and the answer lost, or it was lost with its workers.
-                        None => {
-                            job.status == Status::Completed
-                                || job.attempt >= replica.machine().limits().attempts_max
-                        }
-                    };
-                    if !as_reported || job.status == Status::Cancelled {
-                        let (status, fence) = (job.status.as_str(), job.fence());
-                        return Err(format!(
-                            "job {id} ended as {status} under {fence:?}; its report: {done:?}"
-                        ));
-                    }
-                }
-            }
-        }
-        if replica.machine().recount() != replica.machine().digest() {
-            return Err(format!("node {node}: the digest is not that of its jobs"));
-        }
-        Ok(())
+impl RoundReport {
+    fn add(&mut self, other: Self) {
+        self.histories += other.histories;
+        self.operations += other.operations;
+        self.steps += other.steps;
     }
 }

@@ -1,350 +1,326 @@
-//! The world: nodes, what is on its way between them, and what goes wrong.
+//! The world: nodes, what is on its way between them, and how time passes.
 
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::BTreeMap;
+use std::fmt;
 
 use fastrand::Rng;
 
-use crate::jobs::command::Limits;
-use crate::raft::core::{Config as RaftConfig, SendError};
-use crate::raft::effects::Offer;
-use crate::raft::message::{Configuration, SnapshotMeta, Voter};
-use crate::replica::core::{Config, Replica};
-use crate::replica::input::{Input, Output, Turn};
-use crate::replica::reading;
-use crate::replica::view::Answer;
-use crate::sim::actors::{Call, Submitter, Worker};
+use crate::replica::input::Input;
+use crate::sim::actors::Actors;
 use crate::sim::checks::{Checks, Violation};
-use crate::sim::disk::{Disk, restore};
-use crate::sim::event::{Asker, Event, Happening};
-use crate::types::{ClusterId, DirId, Index, Millis, NodeId, TICK_MS, Term, Ticks};
-use crate::wire::message::{PeerMessage, Reply};
+use crate::sim::event::{Asker, Event, Happening, Queue};
+use crate::sim::faults::{Fault, Groups, draw};
+use crate::sim::network::Network;
+use crate::sim::node::Node;
+use crate::sim::store::Durable;
+use crate::sim::transfers::Transfers;
+use crate::sim::truth::Truth;
+use crate::types::NodeId;
 
-/// What a simulation is to be.
-#[derive(Clone, Copy, Debug)]
+/// When each world begins, in ms of its clocks.
+pub(super) const BEGIN_MS: u64 = 100_000_000;
+
+/// How many nodes a world has, at most.
+pub const NODES_MAX: u64 = 7;
+
+/// How often a healed world is looked at, in ms.
+const SETTLE_MS: u64 = 200;
+
+/// How long a healed world may take to have a leader, in ms.
+const LEADER_MS_MAX: u64 = 15_000;
+
+/// How long a healed world may take to end all it was given and to agree, in ms.
+const WHOLE_MS_MAX: u64 = 120_000;
+
+/// What one world is to be. The same plan gives the same world.
+#[derive(Clone, Debug)]
 pub struct Plan {
-    /// All dice come from it: rates of faults, bounds, timing.
+    /// All dice come from it.
     pub seed: u64,
-    /// Nodes.
+    /// Nodes, 1 to [`NODES_MAX`].
     pub nodes: u64,
-    /// How long things go wrong, in virtual ms.
-    pub faulty_ms: u64,
-    /// How long the healed world has to end every job, in virtual ms.
-    pub healed_ms: u64,
+    /// What may go wrong.
+    pub groups: Groups,
+    /// The faults that happen, by their numbers; all of them if there is no list.
+    pub only: Option<Vec<u32>>,
 }
 
-/// How often what goes wrong, drawn from the seed: some worlds lose packets, others only crash.
-#[derive(Debug)]
-struct Faults {
-    loss_percent: u32,
-    duplicate_percent: u32,
-    delay_ms_max: u64,
-    sync_ms_max: u64,
-    crash_ms_mean: u64,
-    partition_ms_mean: u64,
-    pause_ms_mean: u64,
-    worker_death_ms_mean: u64,
-    /// How much of what comes for a node waits for its next tick, to be one turn with what else comes.
-    together_percent: u32,
+/// What a world came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// A hash of everything that happened: the same for the same plan.
+    pub trace: u64,
+    /// How much time has passed in it, in ms.
+    pub simulated_ms: u64,
+    /// Things that happened.
+    pub events: u64,
+    /// Faults.
+    pub faults: u64,
+    /// Submits acknowledged.
+    pub acknowledged: u64,
+    /// Reads answered.
+    pub reads: u64,
+    /// Reports of workers accepted.
+    pub reports: u64,
+    /// Histories of one job that were checked to be linearizable.
+    pub histories: u64,
+    /// Operations in them.
+    pub operations: u64,
+    /// Starts of nodes.
+    pub starts: u64,
+    /// Snapshots installed from a peer.
+    pub installs: u64,
+    /// Nodes whose damaged disk was noticed.
+    pub damaged: u64,
+    /// Entries committed.
+    pub committed: u64,
 }
 
-/// A snapshot as a file: what it stands for, and its records.
-type SnapshotFile = (SnapshotMeta, Vec<Vec<u8>>);
+impl Report {
+    /// Adds another one; the hashes are combined in order.
+    pub fn add(&mut self, other: &Self) {
+        self.trace = mix(self.trace, other.trace);
+        self.simulated_ms += other.simulated_ms;
+        self.events += other.events;
+        self.faults += other.faults;
+        self.acknowledged += other.acknowledged;
+        self.reads += other.reads;
+        self.reports += other.reports;
+        self.histories += other.histories;
+        self.operations += other.operations;
+        self.starts += other.starts;
+        self.installs += other.installs;
+        self.damaged += other.damaged;
+        self.committed += other.committed;
+    }
+}
 
-struct Node {
-    replica: Option<Replica<Asker>>,
-    disk: Disk,
-    dir: DirId,
-    /// Rises with each start: what was under way in a former life is void.
-    life: u64,
-    started: u64,
-    paused_until: u64,
-    clock_skew_ms: i64,
-    /// What came and is not looked at yet.
-    waiting: Vec<Input<Asker>>,
+/// A promise that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// Which.
+    pub what: String,
+    /// When, in ms from the world's beginning.
+    pub at_ms: u64,
+    /// The round, from 0, and the ms from its beginning: faults that come later had no part in it.
+    pub round: (usize, u64),
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (after {}.{:03} s)", self.what, self.at_ms / 1000, self.at_ms % 1000)
+    }
 }
 
 /// A simulated cluster with its clients and workers.
 pub struct World {
-    plan: Plan,
-    rng: Rng,
-    faults: Faults,
-    now: u64,
-    order: u64,
-    heap: BinaryHeap<Event>,
-    nodes: BTreeMap<NodeId, Node>,
-    cut: BTreeSet<(NodeId, NodeId)>,
-    healed: bool,
-    submitters: Vec<Submitter>,
-    workers: Vec<Worker>,
-    checks: Checks,
-    /// Snapshots offered and not yet judged.
-    offers: BTreeMap<(NodeId, NodeId), SnapshotFile>,
-    /// Snapshots on their way.
-    sent: Vec<Option<SnapshotFile>>,
-    trace: u64,
-    snapshot_bytes_min: u64,
-    log_keep: usize,
-    window: usize,
-    installs: u64,
+    pub(super) plan: Plan,
+    pub(super) dice: Rng,
+    pub(super) now: u64,
+    pub(super) queue: Queue,
+    pub(super) nodes: Vec<Node>,
+    /// What is durable for certain on the disk of each node, in the order of the nodes.
+    pub(super) durable: Vec<Durable>,
+    pub(super) network: Network,
+    pub(super) transfers: Transfers,
+    pub(super) truth: Truth,
+    pub(super) faults: Vec<Fault>,
+    /// The faulty time of each round, in ms.
+    rounds: Vec<u64>,
+    round: usize,
+    round_began: u64,
+    pub(super) healed_at: Option<u64>,
+    pub(super) actors: Actors,
+    /// When clients and workers look around next.
+    actors_at: u64,
+    pub(super) checks: Checks,
+    pub(super) report: Report,
+    pub(super) sampled: u64,
 }
 
-/// What a simulation came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// A hash of everything that happened: the same for the same seed.
-    pub trace: u64,
-    /// Submits acknowledged.
-    pub acknowledged: usize,
-    /// Reads answered.
-    pub reads: usize,
-    /// Snapshots installed from a peer.
-    pub installs: u64,
+/// Stirs a value into a hash.
+#[must_use]
+pub fn mix(hash: u64, value: u64) -> u64 {
+    (hash ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23)
 }
 
 impl World {
     /// Builds a world from its plan.
     #[must_use]
     pub fn new(plan: Plan) -> Self {
-        let mut rng = Rng::with_seed(plan.seed);
-        let sometimes = |rng: &mut Rng, value: u64| if rng.bool() { value } else { 0 };
-        let faults = Faults {
-            loss_percent: u32::try_from(sometimes(&mut rng, 20)).unwrap_or(0) * rng.u32(0..=2),
-            duplicate_percent: u32::try_from(sometimes(&mut rng, 10)).unwrap_or(0),
-            delay_ms_max: 1 + sometimes(&mut rng, 40),
-            sync_ms_max: 1 + sometimes(&mut rng, 60),
-            crash_ms_mean: sometimes(&mut rng, 4000),
-            partition_ms_mean: sometimes(&mut rng, 5000),
-            pause_ms_mean: sometimes(&mut rng, 6000),
-            worker_death_ms_mean: sometimes(&mut rng, 8000),
-            together_percent: u32::try_from(sometimes(&mut rng, 80)).unwrap_or(0),
-        };
-        let mut world = Self {
-            snapshot_bytes_min: if rng.bool() { 2 << 10 } else { 16 << 10 },
-            log_keep: rng.usize(0..40),
-            window: rng.usize(8..200),
-            faults,
-            now: 1_000_000,
-            order: 0,
-            heap: BinaryHeap::new(),
-            nodes: BTreeMap::new(),
-            cut: BTreeSet::new(),
-            healed: false,
-            submitters: (0..3).map(|_| Submitter::new(rng.u64(..), plan.nodes)).collect(),
-            workers: (0..4).map(|n| Worker::new(n, rng.u64(..), plan.nodes)).collect(),
-            checks: Checks::default(),
-            offers: BTreeMap::new(),
-            sent: Vec::new(),
-            trace: 0,
-            installs: 0,
-            plan,
-            rng,
-        };
-        for id in 1..=plan.nodes {
-            // One clock of each world may be an hour wrong, either way.
-            let skew = if id == 1 { world.rng.i64(-1..=1) * 3_600_000 } else { 0 };
-            let node = Node {
-                replica: None,
-                disk: Disk::default(),
-                dir: DirId(world.rng.u128(..).to_be_bytes()),
-                life: 0,
-                started: 0,
-                paused_until: 0,
-                clock_skew_ms: skew,
-                waiting: Vec::new(),
-            };
-            world.nodes.insert(NodeId(id), node);
-            world.start(NodeId(id));
+        let nodes = plan.nodes.clamp(1, NODES_MAX);
+        let mut dice = Rng::with_seed(mix(0x7261_6674_712d_7369, plan.seed));
+        // The storage draws ids of its own accord.
+        fastrand::seed(dice.u64(..));
+        let rounds: Vec<u64> = (0..dice.usize(1..=4)).map(|_| dice.u64(3_000..60_000)).collect();
+        let mut faults = draw(plan.groups, nodes, &rounds, &mut dice.fork());
+        if let Some(only) = &plan.only {
+            faults.retain(|fault| only.contains(&fault.id));
         }
-        world.later(1, Happening::Actors);
-        world.schedule_faults();
+        let mut world = Self {
+            now: BEGIN_MS,
+            queue: Queue::default(),
+            nodes: (1..=nodes).map(|id| Node::new(NodeId(id), dice.fork())).collect(),
+            durable: (1..=nodes).map(|_| Durable::default()).collect(),
+            network: Network::new(dice.fork()),
+            transfers: Transfers::new(dice.fork()),
+            truth: Truth::default(),
+            faults,
+            rounds,
+            round: 0,
+            round_began: 0,
+            healed_at: None,
+            actors: Actors::new(&mut dice.fork(), nodes),
+            actors_at: 0,
+            checks: Checks::default(),
+            report: Report::default(),
+            sampled: 0,
+            plan: Plan { nodes, ..plan },
+            dice,
+        };
+        for id in 1..=nodes {
+            world.start_at(NodeId(id), BEGIN_MS);
+        }
+        world.wake_actors();
+        world.begin_round();
         world
     }
 
-    /// Runs the world to its end.
+    /// Returns what came of the world so far.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let mut report = self.report;
+        report.simulated_ms = self.now - BEGIN_MS;
+        report.events = self.queue.count();
+        (report.acknowledged, report.reads) = self.actors.counts();
+        report.reports = self.actors.reports();
+        let checked = self.checks.total();
+        (report.histories, report.operations) = (checked.histories, checked.operations);
+        report.committed = self.truth.commit_index().0;
+        report.damaged = self.nodes.iter().filter(|node| node.out.is_some()).count() as u64;
+        report
+    }
+
+    /// Says of a broken promise when it was broken.
+    #[must_use]
+    pub fn broken(&self, what: Violation) -> Broken {
+        let at_ms = self.now - BEGIN_MS;
+        Broken { what, at_ms, round: (self.round, self.now - self.round_began) }
+    }
+
+    /// Lets the next thing happen; false when the world has come to its end.
     ///
     /// # Errors
-    /// The first promise that was broken, with the time.
-    pub fn run(mut self) -> Result<Report, Violation> {
-        let start = self.now;
-        let faulty_until = start + self.plan.faulty_ms;
-        let end = faulty_until + self.plan.healed_ms;
-        while let Some(event) = self.heap.pop() {
-            self.now = event.at;
-            if self.now >= faulty_until && !self.healed {
-                self.heal_all();
-            }
-            if self.now >= end {
-                break;
-            }
-            let place = format!("at {} ms", self.now - start);
-            self.happen(event.what).map_err(|why| format!("{place}: {why}"))?;
+    /// The promise that was broken.
+    pub fn step(&mut self) -> Result<bool, Violation> {
+        let Some(Event { at, what, .. }) = self.queue.next() else { return Ok(false) };
+        self.now = at;
+        self.note(at);
+        if matches!(what, Happening::Settle) {
+            return self.settle();
         }
-        for submitter in &self.submitters {
-            if !submitter.is_idle() {
-                return Err("healed, and a submit was never answered".into());
-            }
-        }
-        for (id, node) in &self.nodes {
-            let Some(replica) = &node.replica else { return Err(format!("node {id} is down")) };
-            self.checks
-                .at_end(*id, replica)
-                .map_err(|why| format!("{why}\n{}", self.describe()))?;
-        }
-        let acknowledged = self.checks.acknowledged();
-        let reads = self.checks.reads();
-        Ok(Report { trace: self.trace, acknowledged, reads, installs: self.installs })
+        self.happen(what)?;
+        Ok(true)
     }
 
-    /// One line a node, for the one who reads of a violation.
-    fn describe(&self) -> String {
-        let line = |(id, node): (&NodeId, &Node)| {
-            let status = node.replica.as_ref().map(|replica| replica.raft().status());
-            format!("node {id}: {status:?}\n")
-        };
-        self.nodes.iter().map(line).collect()
+    /// Returns the faults of this world.
+    #[must_use]
+    pub fn faults(&self) -> &[Fault] {
+        &self.faults
     }
 
-    fn later(&mut self, after: u64, what: Happening) {
-        self.order += 1;
-        self.heap.push(Event { at: self.now + after, order: self.order, what });
+    pub(super) fn later(&mut self, after: u64, what: Happening) {
+        self.queue.at(self.now + after, what);
     }
 
-    fn mean(&mut self, mean_ms: u64) -> u64 {
-        self.rng.u64(mean_ms / 4..=mean_ms * 2)
+    pub(super) fn note(&mut self, value: u64) {
+        self.report.trace = mix(self.report.trace, value);
     }
 
-    fn schedule_faults(&mut self) {
-        let kinds = [
-            (self.faults.crash_ms_mean, Happening::Crash),
-            (self.faults.partition_ms_mean, Happening::Partition),
-            (self.faults.pause_ms_mean, Happening::Pause),
-            (self.faults.worker_death_ms_mean, Happening::WorkerDies),
-        ];
-        for (mean, what) in kinds {
-            if mean > 0 {
-                let after = self.mean(mean);
-                self.later(after, what);
+    pub(super) fn node(&mut self, id: NodeId) -> Option<&mut Node> {
+        self.nodes.get_mut(place(id))
+    }
+
+    /// Returns a node that is in this life still.
+    pub(super) fn alive(&mut self, id: NodeId, life: u64) -> Option<&mut Node> {
+        self.node(id).filter(|node| node.life == life && node.replica.is_some())
+    }
+
+    /// Returns who leads, as far as anybody who leads knows: the one of the latest term.
+    pub(super) fn leader(&self) -> Option<NodeId> {
+        let leading = self.nodes.iter().filter_map(|node| {
+            let raft = node.replica.as_ref()?.raft();
+            (raft.leader() == Some(node.id)).then(|| (raft.term(), node.id))
+        });
+        leading.max().map(|(_, id)| id)
+    }
+
+    fn begin_round(&mut self) {
+        self.round_began = self.now;
+        self.healed_at = None;
+        for (number, fault) in self.faults.iter().enumerate() {
+            if fault.round == self.round {
+                self.queue.at(self.now + fault.at_ms, Happening::Fault(number));
             }
         }
-    }
-
-    fn note(&mut self, value: u64) {
-        self.trace = (self.trace ^ value).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(17);
-    }
-
-    fn start(&mut self, id: NodeId) {
-        let bootstrap = Configuration {
-            cluster: ClusterId::default(),
-            voters: (1..=self.plan.nodes)
-                .map(|id| Voter { id: NodeId(id), addr: format!("sim:{id}"), dir: None })
-                .collect(),
-        };
-        let seed = self.rng.u128(..);
-        let now = self.now;
-        let Some(node) = self.nodes.get_mut(&id) else { return };
-        let (boot, machine) = node.disk.boot(&bootstrap);
-        let mut raft = RaftConfig::new(id);
-        raft.window_entries_max = self.window;
-        let config = Config {
-            raft,
-            dir: node.dir,
-            limits: Limits { finished_age_ms_max: u64::MAX / 4, ..Limits::default() },
-            snapshot_bytes_min: self.snapshot_bytes_min,
-            snapshot_bytes: 0,
-            seed,
-        };
-        node.life += 1;
-        node.started = now;
-        node.paused_until = 0;
-        node.replica =
-            Some(Replica::new(config, boot, machine, Turn { now: Ticks(0), wall: Millis(now) }));
-        self.checks.restarted(id);
-        self.later(1, Happening::Tick(id));
+        let faulty_ms = self.rounds.get(self.round).copied().unwrap_or_default();
+        self.later(faulty_ms, Happening::Heal);
     }
 
     fn happen(&mut self, what: Happening) -> Result<(), Violation> {
-        self.note(self.now);
         if let Some(awake) = self.wakes(&what) {
             // What a node's own disk did while it slept, it hears when it wakes.
-            let after = awake - self.now;
-            self.later(after, what);
+            self.queue.at(awake, what);
             return Ok(());
         }
         match what {
-            Happening::Tick(id) => {
-                if self.nodes.get(&id).is_some_and(|node| node.replica.is_some()) {
-                    self.later(TICK_MS, Happening::Tick(id));
-                    self.turn(id, Vec::new())?;
+            Happening::Tick { node, life } => self.tick(node, life),
+            Happening::Message { from, to, message } => {
+                let Some(dir) = self.node(from).map(|node| node.dir) else { return Ok(()) };
+                self.turn(to, Input::Peer { from, dir, message: *message })
+            }
+            Happening::PeerLost { node, lost } => self.turn(node, Input::PeerLost(lost)),
+            Happening::Synced { node, life, seq } => self.synced(node, life, seq),
+            Happening::Read { node, life, read } => self.read(node, life, &read),
+            Happening::SnapshotWritten { node, life } => self.snapshot_written(node, life),
+            Happening::Release { node, life, up_to } => self.release(node, life, up_to),
+            Happening::Prepare { node, life } => {
+                if let Some(store) = self.alive(node, life).and_then(|node| node.store.as_mut()) {
+                    store.prepare();
                 }
                 Ok(())
             }
-            Happening::Message { from, to, message } => {
-                let Some(dir) = self.nodes.get(&from).map(|node| node.dir) else { return Ok(()) };
-                self.turn(to, vec![Input::Peer { from, dir, message: *message }])
-            }
-            Happening::Synced { node, life, seq } => {
-                let Some(place) = self.alive(node, life) else { return Ok(()) };
-                if !place.disk.complete(seq) {
-                    return Ok(());
-                }
-                self.turn(node, vec![Input::Persisted { seq }])
-            }
-            Happening::Read { node, life, read } => {
-                let Some(place) = self.alive(node, life) else { return Ok(()) };
-                let result = place.disk.read(&read);
-                self.turn(node, vec![Input::LogRead { token: read.token, result }])
-            }
-            Happening::SnapshotWritten { node, life, meta } => {
-                if self.alive(node, life).is_none() {
-                    return Ok(());
-                }
-                self.turn(node, vec![Input::SnapshotWritten { meta, bytes: 1 }])
-            }
-            Happening::SnapshotOffer { from, to, term } => self.offer(from, to, term),
-            Happening::SnapshotArrived { from, to, sent } => self.arrived(from, to, sent),
-            Happening::SnapshotEnded { from, life, to, ok } => {
-                if self.alive(from, life).is_none() {
-                    return Ok(());
-                }
-                let index = self.nodes.get(&from).and_then(|node| node.disk.newest_snapshot());
-                let outcome = match index {
-                    Some((meta, _)) if ok => Ok(meta.index),
-                    Some(_) | None => Err(SendError),
-                };
-                self.turn(from, vec![Input::SnapshotSent { to, outcome }])
+            Happening::Bulk { from, to, token, step } => self.bulk(from, to, token, step),
+            Happening::SnapshotEnded { from, life, to, outcome } => {
+                self.snapshot_ended(from, life, to, outcome)
             }
             Happening::Ask { to, request, asker } => {
-                let arrived = self.ticks(to);
-                self.turn(to, vec![Input::Request { request: *request, waiter: asker, arrived }])
+                let now = self.now;
+                let Some(node) = self.node(to) else { return Ok(()) };
+                let arrived = node.ticks(now);
+                self.turn(to, Input::Request { request: *request, waiter: asker, arrived })
             }
-            Happening::Answered { asker, reply } => self.answered(asker, &reply),
-            Happening::Actors => {
-                self.act();
-                self.later(5, Happening::Actors);
+            Happening::Answered { asker, reply } => {
+                self.actors.answered(asker.actor, asker.corr, *reply, self.now);
+                self.wake_actors();
                 Ok(())
             }
-            Happening::Released { node, life, first_index } => {
-                if self.alive(node, life).is_none() {
-                    return Ok(());
-                }
-                self.turn(node, vec![Input::Released { first_index }])
-            }
-            Happening::Restart(id) => {
-                if self.nodes.get(&id).is_some_and(|node| node.replica.is_none()) {
-                    self.start(id);
+            Happening::Actors => self.act(),
+            Happening::Start(id) => self.start(id),
+            Happening::Fault(number) => {
+                let Some(fault) = self.faults.get(number).copied() else { return Ok(()) };
+                if self.healed_at.is_none() {
+                    self.go_wrong(fault.what);
                 }
                 Ok(())
             }
-            fault @ (Happening::Crash
-            | Happening::Partition
-            | Happening::Heal
-            | Happening::Pause
-            | Happening::WorkerDies) => {
-                if !self.healed {
-                    self.go_wrong(fault);
-                }
+            Happening::Heal => {
+                self.heal_all();
+                self.healed_at = Some(self.now);
+                self.later(SETTLE_MS, Happening::Settle);
                 Ok(())
             }
+            Happening::Settle => Ok(()),
         }
     }
 
@@ -354,342 +330,141 @@ impl World {
             Happening::Synced { node, .. }
             | Happening::Read { node, .. }
             | Happening::SnapshotWritten { node, .. }
-            | Happening::Released { node, .. } => node,
-            Happening::SnapshotArrived { to, .. } => to,
-            Happening::SnapshotEnded { from, .. } => from,
-            Happening::Tick(_)
+            | Happening::Release { node, .. }
+            | Happening::Prepare { node, .. }
+            | Happening::PeerLost { node, .. }
+            | Happening::SnapshotEnded { from: node, .. }
+            | Happening::Bulk { from: node, .. } => node,
+            Happening::Tick { .. }
             | Happening::Message { .. }
-            | Happening::SnapshotOffer { .. }
             | Happening::Ask { .. }
             | Happening::Answered { .. }
             | Happening::Actors
-            | Happening::Crash
-            | Happening::Restart(_)
-            | Happening::Partition
+            | Happening::Start(_)
+            | Happening::Fault(_)
             | Happening::Heal
-            | Happening::Pause
-            | Happening::WorkerDies => return None,
+            | Happening::Settle => return None,
         };
-        let until = self.nodes.get(node)?.paused_until;
+        let until = self.nodes.get(place(*node))?.paused_until;
         (self.now < until).then_some(until)
     }
 
-    fn alive(&mut self, id: NodeId, life: u64) -> Option<&mut Node> {
-        self.nodes.get_mut(&id).filter(|node| node.life == life && node.replica.is_some())
+    /// Lets clients and workers look around when they want to, at the latest.
+    pub(super) fn wake_actors(&mut self) {
+        let at = self.actors.wake_at(self.now, self.healed_at.is_none());
+        if at < self.actors_at || self.actors_at <= self.now {
+            self.actors_at = at;
+            self.queue.at(at, Happening::Actors);
+        }
     }
 
-    fn ticks(&self, id: NodeId) -> Ticks {
-        let started = self.nodes.get(&id).map_or(self.now, |node| node.started);
-        Ticks((self.now - started) / TICK_MS)
+    fn act(&mut self) -> Result<(), Violation> {
+        let now = self.now;
+        if now != self.actors_at {
+            return Ok(());
+        }
+        let more = self.healed_at.is_none();
+        let nodes = &self.nodes;
+        let up = |id: NodeId| nodes.get(place(id)).is_some_and(|node| node.replica.is_some());
+        let sendings = self.actors.step(now, more, &up, &mut self.checks)?;
+        for (actor, sending) in sendings {
+            if !self.network.loses(now) {
+                let after = self.network.takes(now);
+                let asker = Asker { actor, corr: sending.corr };
+                let request = Box::new(sending.request);
+                self.later(after, Happening::Ask { to: sending.to, request, asker });
+            }
+        }
+        self.wake_actors();
+        Ok(())
     }
 
-    fn turn(&mut self, id: NodeId, inputs: Vec<Input<Asker>>) -> Result<(), Violation> {
-        let now = self.ticks(id);
-        let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
-        if node.replica.is_none() {
-            return Ok(());
-        }
-        // What comes while a node sleeps it hears all at once when it wakes; what comes while it works, now
-        // and then together, at its next tick.
-        let is_tick = inputs.is_empty();
-        let sleeps = self.now < node.paused_until;
-        node.waiting.extend(inputs);
-        if sleeps || !is_tick && !self.healed && self.rng.u32(0..100) < self.faults.together_percent
-        {
-            return Ok(());
-        }
-        let inputs = std::mem::take(&mut node.waiting);
-        let Some(mut replica) = node.replica.take() else { return Ok(()) };
-        let life = node.life;
-        let wall = Millis(self.now.saturating_add_signed(node.clock_skew_ms));
-        let mut inputs = inputs;
-        let outcome = loop {
-            let output = replica.turn(Turn { now, wall }, std::mem::take(&mut inputs));
-            let status = replica.raft().status();
-            let digest = replica.machine().digest().0;
-            let digest = u64::try_from(digest & u128::from(u64::MAX)).unwrap_or_default();
-            for value in [id.0, status.term.0, status.commit_index.0, status.last_index.0, digest] {
-                self.note(value);
+    /// Looks whether a healed world is whole, and ends the round if it is. Returns false after the last one.
+    fn settle(&mut self) -> Result<bool, Violation> {
+        let since = self.now - self.healed_at.unwrap_or(self.now);
+        if let Some(why) = self.unsettled() {
+            if since > WHOLE_MS_MAX {
+                let state = self.describe();
+                return Err(format!("healed for {since} ms, and {why}\n{state}"));
             }
-            let checked = self.checks.after_turn(id, &replica);
-            let again = output.again;
-            self.carry_out(id, life, output);
-            if checked.is_err() || !again {
-                break checked;
+            if since > LEADER_MS_MAX && self.leader().is_none() {
+                let state = self.describe();
+                return Err(format!("healed for {since} ms, and nobody leads\n{state}"));
             }
+            self.later(SETTLE_MS, Happening::Settle);
+            return Ok(true);
+        }
+        let whole = self.nodes.iter().find_map(|node| node.replica.as_ref());
+        let Some(machine) = whole.map(|replica| replica.machine().clone()) else {
+            return Err("there is no node".into());
         };
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.replica = Some(replica);
+        self.checks
+            .end_of_round(&machine, self.now)
+            .map_err(|why| format!("{why}\n{}", self.describe()))?;
+        self.round += 1;
+        if self.round >= self.rounds.len() {
+            return Ok(false);
         }
-        outcome
+        self.begin_round();
+        Ok(true)
     }
 
-    fn carry_out(&mut self, id: NodeId, life: u64, output: Output<Asker>) {
-        if let Some(batch) = output.persist {
-            let seq = batch.seq;
-            if let Some(node) = self.nodes.get_mut(&id) {
-                node.disk.begin(batch);
-            }
-            let after = if self.healed { 1 } else { self.rng.u64(1..=self.faults.sync_ms_max) };
-            self.later(after, Happening::Synced { node: id, life, seq });
+    /// Says what a healed world still waits for.
+    fn unsettled(&self) -> Option<String> {
+        if !self.actors.is_idle() {
+            return Some("a client still waits for an answer".into());
         }
-        for (to, message) in output.send {
-            self.send(id, to, message);
-        }
-        for read in output.read_log {
-            self.later(1, Happening::Read { node: id, life, read });
-        }
-        if let Some((meta, machine)) = output.write_snapshot {
-            // The file appears with its event; a crash before it leaves nothing behind.
-            if let Some(node) = self.nodes.get_mut(&id) {
-                node.disk.write_snapshot(meta.clone(), &machine);
-            }
-            let after = self.rng.u64(1..50);
-            self.later(after, Happening::SnapshotWritten { node: id, life, meta });
-        }
-        if let Some(index) = output.release {
-            let keep = self.log_keep;
-            let first_index = self.nodes.get_mut(&id).map(|node| node.disk.release(index, keep));
-            if let Some(first_index) = first_index {
-                self.later(1, Happening::Released { node: id, life, first_index });
-            }
-        }
-        for send in output.send_snapshot {
-            let after = self.rng.u64(1..20);
-            self.later(after, Happening::SnapshotOffer { from: id, to: send.to, term: send.term });
-        }
-        for (from, index, offer) in output.offers {
-            self.verdict(from, id, index, offer);
-        }
-        for (asker, answer) in output.answers {
-            let reply = match answer {
-                Answer::Reply(reply) => reply,
-                Answer::Image { machine, request } => reading::answer(&machine, &request),
-                Answer::Look(_) => continue,
+        let commit = self.truth.commit_index();
+        let mut digests = BTreeMap::new();
+        for node in &self.nodes {
+            let Some(replica) = &node.replica else {
+                match node.out {
+                    Some(_) => continue,
+                    None => return Some(format!("node {} is down", node.id)),
+                }
             };
-            let after = self.rng.u64(1..5);
-            if self.healed || self.rng.u32(0..100) >= self.faults.loss_percent {
-                self.later(after, Happening::Answered { asker, reply: Box::new(reply) });
+            let machine = replica.machine();
+            let counts = machine.counts();
+            if counts.pending + counts.running > 0 {
+                let open = counts.pending + counts.running;
+                return Some(format!("node {} has {open} jobs that have not ended", node.id));
             }
-        }
-    }
-
-    fn send(&mut self, from: NodeId, to: NodeId, message: PeerMessage) {
-        if self.cut.contains(&(from, to)) {
-            return;
-        }
-        let lossy = !self.healed;
-        if lossy && self.rng.u32(0..100) < self.faults.loss_percent {
-            return;
-        }
-        let max = if lossy { self.faults.delay_ms_max } else { 2 };
-        let after = self.rng.u64(1..=max);
-        let message = Box::new(message);
-        if lossy && self.rng.u32(0..100) < self.faults.duplicate_percent {
-            let again = self.rng.u64(1..=max * 3);
-            self.later(again, Happening::Message { from, to, message: message.clone() });
-        }
-        self.later(after, Happening::Message { from, to, message });
-    }
-
-    fn offer(&mut self, from: NodeId, to: NodeId, term: Term) -> Result<(), Violation> {
-        let Some(node) = self.nodes.get(&from) else { return Ok(()) };
-        let (life, dir) = (node.life, node.dir);
-        let Some((meta, records)) = node.disk.newest_snapshot().cloned() else { return Ok(()) };
-        let now = self.now;
-        let hears = |node: &Node| node.replica.is_some() && node.paused_until <= now;
-        let up = self.nodes.get(&to).is_some_and(hears);
-        if self.cut.contains(&(from, to)) || !up {
-            self.later(50, Happening::SnapshotEnded { from, life, to, ok: false });
-            return Ok(());
-        }
-        self.offers.insert((from, to), (meta.clone(), records));
-        self.turn(to, vec![Input::SnapshotOffered { from, dir, term, meta }])
-    }
-
-    fn verdict(&mut self, from: NodeId, to: NodeId, index: Index, offer: Offer) {
-        let life = self.nodes.get(&from).map_or(0, |node| node.life);
-        if self.offers.get(&(from, to)).is_none_or(|(meta, _)| meta.index != index) {
-            return;
-        }
-        let Some(file) = self.offers.remove(&(from, to)) else { return };
-        match offer {
-            Offer::Wanted => {
-                let broken = !self.healed && self.rng.u32(0..100) < 20;
-                let after = self.rng.u64(5..200);
-                if broken {
-                    self.later(after, Happening::SnapshotEnded { from, life, to, ok: false });
-                } else {
-                    self.sent.push(Some(file));
-                    let sent = self.sent.len() - 1;
-                    self.later(after, Happening::SnapshotArrived { from, to, sent });
-                    self.later(after + 2, Happening::SnapshotEnded { from, life, to, ok: true });
-                }
+            let (applied, last) = (machine.applied_index(), replica.raft().last_index());
+            if applied != commit || last != commit {
+                return Some(format!(
+                    "node {} stands at {applied} of {last}, not {commit}",
+                    node.id
+                ));
             }
-            Offer::Held | Offer::Stale(_) => {
-                self.later(
-                    1,
-                    Happening::SnapshotEnded { from, life, to, ok: offer == Offer::Held },
-                );
-            }
+            digests.insert(machine.digest().0, node.id);
         }
+        (digests.len() > 1).then(|| format!("they do not agree: {digests:?}"))
     }
 
-    fn arrived(&mut self, from: NodeId, to: NodeId, sent: usize) -> Result<(), Violation> {
-        let Some((meta, records)) = self.sent.get_mut(sent).and_then(Option::take) else {
-            return Ok(());
+    /// One line a node, for the one who reads of a violation.
+    pub(super) fn describe(&self) -> String {
+        let line = |node: &Node| match (&node.replica, &node.out) {
+            (Some(replica), _) => {
+                let raft = replica.raft();
+                format!(
+                    "  node {}: {:?} in term {}, log {}, committed {}, applied {}, {:?}\n",
+                    node.id,
+                    raft.role(),
+                    raft.term(),
+                    raft.last_index(),
+                    raft.commit_index(),
+                    replica.machine().applied_index(),
+                    replica.machine().counts(),
+                )
+            }
+            (None, Some(why)) => format!("  node {}: out: {why}\n", node.id),
+            (None, None) => format!("  node {}: down\n", node.id),
         };
-        let Some(node) = self.nodes.get_mut(&to) else { return Ok(()) };
-        if node.replica.is_none() {
-            return Ok(());
-        }
-        node.disk.store_snapshot(meta.clone(), records.clone());
-        let machine = Box::new(restore(&records));
-        let bytes = records.iter().map(|record| record.len() as u64).sum();
-        self.installs += 1;
-        self.turn(to, vec![Input::SnapshotReceived { from, meta, bytes, machine }])
+        self.nodes.iter().map(line).collect()
     }
+}
 
-    fn act(&mut self) {
-        let more = !self.healed;
-        let now = self.now;
-        let mut calls: Vec<(Asker, Call)> = Vec::new();
-        for (number, submitter) in self.submitters.iter_mut().enumerate() {
-            if let Some(call) = submitter.step(now, more) {
-                calls.push((Asker::Submitter(number, call.corr), call));
-            }
-        }
-        for (number, worker) in self.workers.iter_mut().enumerate() {
-            for call in worker.step(now) {
-                calls.push((Asker::Worker(number, call.corr), call));
-            }
-        }
-        for (asker, call) in calls {
-            if self.healed || self.rng.u32(0..100) >= self.faults.loss_percent {
-                let after = self.rng.u64(1..5);
-                let request = Box::new(call.request);
-                self.later(after, Happening::Ask { to: call.to, request, asker });
-            }
-        }
-    }
-
-    fn answered(&mut self, asker: Asker, reply: &Reply) -> Result<(), Violation> {
-        match asker {
-            Asker::Submitter(number, corr) => match self.submitters.get_mut(number) {
-                Some(submitter) => submitter.answer(corr, reply, self.now, &mut self.checks),
-                None => Ok(()),
-            },
-            Asker::Worker(number, corr) => match self.workers.get_mut(number) {
-                Some(worker) => worker.answer(corr, reply, self.now, &mut self.checks),
-                None => Ok(()),
-            },
-        }
-    }
-
-    fn go_wrong(&mut self, fault: Happening) {
-        let victim = NodeId(self.rng.u64(1..=self.plan.nodes));
-        let (mean, next) = match fault {
-            Happening::Crash => {
-                // Now and then all of them at once, as a power cut does.
-                let all = self.rng.u32(0..10) == 0;
-                for id in 1..=self.plan.nodes {
-                    if all || NodeId(id) == victim {
-                        self.crash(NodeId(id));
-                    }
-                }
-                (self.faults.crash_ms_mean, Happening::Crash)
-            }
-            Happening::Partition => {
-                self.partition();
-                let after = self.rng.u64(200..4000);
-                self.later(after, Happening::Heal);
-                (self.faults.partition_ms_mean, Happening::Partition)
-            }
-            Happening::Pause => {
-                let until = self.now + self.rng.u64(100..5000);
-                if let Some(node) = self.nodes.get_mut(&victim) {
-                    node.paused_until = until;
-                }
-                (self.faults.pause_ms_mean, Happening::Pause)
-            }
-            Happening::WorkerDies => {
-                let until = self.now + self.rng.u64(0..6000);
-                let number = self.rng.usize(0..self.workers.len());
-                if let Some(worker) = self.workers.get_mut(number) {
-                    worker.die(until);
-                }
-                (self.faults.worker_death_ms_mean, Happening::WorkerDies)
-            }
-            Happening::Heal => {
-                self.cut.clear();
-                return;
-            }
-            Happening::Tick(_)
-            | Happening::Message { .. }
-            | Happening::Synced { .. }
-            | Happening::Read { .. }
-            | Happening::SnapshotWritten { .. }
-            | Happening::SnapshotOffer { .. }
-            | Happening::SnapshotArrived { .. }
-            | Happening::SnapshotEnded { .. }
-            | Happening::Ask { .. }
-            | Happening::Answered { .. }
-            | Happening::Actors
-            | Happening::Released { .. }
-            | Happening::Restart(_) => return,
-        };
-        let after = self.mean(mean);
-        self.later(after, next);
-    }
-
-    fn crash(&mut self, id: NodeId) {
-        // Some stay down for long: they need a snapshot then.
-        let longest = if self.rng.u32(0..3) == 0 { 12_000 } else { 2000 };
-        let after = self.rng.u64(20..longest);
-        if let Some(node) = self.nodes.get_mut(&id)
-            && node.replica.take().is_some()
-        {
-            node.disk.crash();
-            node.waiting.clear();
-            self.later(after, Happening::Restart(id));
-        }
-    }
-
-    /// Cuts the network in one of its ugly shapes: one node alone, halves, or one direction only.
-    fn partition(&mut self) {
-        let nodes: Vec<NodeId> = self.nodes.keys().copied().collect();
-        let alone = NodeId(self.rng.u64(1..=self.plan.nodes));
-        let shape = self.rng.u32(0..4);
-        let half = self.rng.u64(1..=self.plan.nodes);
-        for from in &nodes {
-            for to in nodes.iter().filter(|to| *to != from) {
-                let cut = match shape {
-                    0 => *from == alone || *to == alone,
-                    1 => (from.0 < half) != (to.0 < half),
-                    2 => *from == alone,
-                    _ => *to == alone,
-                };
-                if cut {
-                    self.cut.insert((*from, *to));
-                }
-            }
-        }
-    }
-
-    fn heal_all(&mut self) {
-        self.healed = true;
-        self.cut.clear();
-        let down: Vec<NodeId> = self
-            .nodes
-            .iter()
-            .filter(|(_, node)| node.replica.is_none())
-            .map(|(id, _)| *id)
-            .collect();
-        for id in down {
-            self.start(id);
-        }
-        for node in self.nodes.values_mut() {
-            node.paused_until = 0;
-        }
-    }
+/// Returns the place of a node among the nodes.
+pub(super) fn place(id: NodeId) -> usize {
+    usize::try_from(id.0).unwrap_or_default().wrapping_sub(1)
 }

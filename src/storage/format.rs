@@ -192,6 +192,9 @@ pub enum Found<'a> {
     Nothing,
     /// Something that is no whole record, and why.
     Bad(&'static str),
+    /// Something that would reach beyond the end of the file. A write that was cut off leaves no such thing, as a
+    /// file of the log has its whole size before its first record: the file was cut, or its bytes have changed.
+    Beyond(&'static str),
 }
 
 /// Looks for a record at the start of `bytes`.
@@ -199,7 +202,7 @@ pub enum Found<'a> {
 pub fn read(bytes: &[u8], place: Place) -> Found<'_> {
     let Some((header, rest)) = bytes.split_at_checked(HEADER_BYTES) else {
         let blank = bytes.iter().all(|byte| *byte == 0);
-        return if blank { Found::Nothing } else { Found::Bad("a cut header") };
+        return if blank { Found::Nothing } else { Found::Beyond("a cut header") };
     };
     if header.iter().all(|byte| *byte == 0) {
         return Found::Nothing;
@@ -210,7 +213,9 @@ pub fn read(bytes: &[u8], place: Place) -> Found<'_> {
     };
     let Header { length, crc, seq } = header;
     let bytes = usize::try_from(length).unwrap_or(usize::MAX);
-    let Some(payload) = rest.get(..bytes) else { return Found::Bad("a length beyond the file") };
+    let Some(payload) = rest.get(..bytes) else {
+        return Found::Beyond("a length beyond the file");
+    };
     if checksum(place, length, seq, payload) != crc {
         return Found::Bad("a wrong checksum");
     }

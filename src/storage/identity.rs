@@ -10,9 +10,10 @@ use crate::storage::disk::{Directory, Disk, DiskFile};
 use crate::storage::error::OpenError;
 use crate::types::{DirId, NodeId};
 
-const NAME: &str = "identity";
-const ASIDE: &str = "identity.tmp";
-const LOCK: &str = "lock";
+pub(super) const NAME: &str = "identity";
+pub(super) const ASIDE: &str = "identity.tmp";
+/// The file that a running node holds locked.
+pub const LOCK: &str = "lock";
 
 /// The version of everything in the directory.
 const FORMAT: u32 = 1;
@@ -50,11 +51,7 @@ pub fn enter(path: &Path, node: NodeId) -> Result<(Directory, Identity, File), O
         fs::create_dir(path).map_err(OpenError::io(shown.as_str()))?;
     }
     let directory = Directory::new(path);
-    let names = directory.list().map_err(OpenError::io(shown.as_str()))?;
-    let known = names.iter().any(|name| name == NAME);
-    if !known && names.iter().any(|name| name != ASIDE && name != LOCK) {
-        return Err(OpenError::Foreign(path.to_path_buf()));
-    }
+    let known = is_known(&directory, path)?;
     let lock = directory.create(LOCK).map_err(OpenError::io(shown.as_str()))?;
     match lock.try_lock() {
         Ok(()) => {}
@@ -75,6 +72,19 @@ pub fn enter(path: &Path, node: NodeId) -> Result<(Directory, Identity, File), O
         return Err(OpenError::OtherNode { dir, owner: identity.node, node });
     }
     Ok((directory, identity, lock))
+}
+
+/// Tells whether a directory has an identity; `path` is what it is called.
+///
+/// # Errors
+/// [`OpenError::Foreign`] if it has none and holds something, and what the system says.
+pub fn is_known<D: Disk>(disk: &D, path: &Path) -> Result<bool, OpenError> {
+    let names = disk.list().map_err(OpenError::io(path.display().to_string()))?;
+    let known = names.iter().any(|name| name == NAME);
+    if !known && names.iter().any(|name| name != ASIDE && name != LOCK) {
+        return Err(OpenError::Foreign(path.to_path_buf()));
+    }
+    Ok(known)
 }
 
 /// Makes the name of a new directory durable. One whose parent may not be read was made by somebody

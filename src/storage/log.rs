@@ -76,7 +76,9 @@ pub fn make_segment<D: Disk>(disk: &D, number: u64, bytes: u64, pace: Pace) -> i
 /// # Errors
 /// What the system says.
 pub fn write_zeroes<F: DiskFile>(file: &F, from: u64, to: u64, pace: Pace) -> io::Result<()> {
-    let zeroes = vec![0; ZEROES_BYTES];
+    let longest =
+        usize::try_from(to.saturating_sub(from)).unwrap_or(ZEROES_BYTES).min(ZEROES_BYTES);
+    let zeroes = vec![0; longest];
     let mut at = from;
     while at < to {
         let count = usize::try_from(to - at).unwrap_or(ZEROES_BYTES).min(ZEROES_BYTES);
@@ -341,6 +343,12 @@ impl<D: Disk> Log<D> {
     #[must_use]
     pub fn is_blank(&self) -> bool {
         self.seq == 0
+    }
+
+    /// Returns where the next record goes: the segment's number, and the offset in it.
+    #[must_use]
+    pub fn position(&self) -> (u64, u64) {
+        (self.number, self.at)
     }
 
     /// Returns the number of the segment written to.

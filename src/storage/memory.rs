@@ -18,6 +18,29 @@ pub enum Fault {
     Io,
     /// This and every later write fails for want of space.
     Full,
+    /// This call alone fails with an I/O error; a sync that is tried again succeeds, and writes nothing.
+    Once,
+}
+
+/// Which calls are counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Calls {
+    /// All that change something.
+    #[default]
+    All,
+    /// Writes, and what else takes room.
+    Writes,
+    /// Syncs of files.
+    Syncs,
+}
+
+/// What kind of call it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Write,
+    Sync,
+    /// A change or a sync of names.
+    Name,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -82,7 +105,19 @@ struct State {
     names: BTreeMap<String, u64>,
     durable_names: BTreeMap<String, u64>,
     calls: u64,
+    counted: Calls,
     fault: Option<(u64, Fault)>,
+}
+
+impl State {
+    /// Returns the names that a sync of the directory would change.
+    fn changed_names(&self) -> Vec<String> {
+        let all: BTreeSet<&String> = self.names.keys().chain(self.durable_names.keys()).collect();
+        all.into_iter()
+            .filter(|name| self.names.get(*name) != self.durable_names.get(*name))
+            .cloned()
+            .collect()
+    }
 }
 
 /// A directory in memory; clones are the same one.
@@ -103,12 +138,18 @@ impl Memory {
 
     /// Lets the `call`-th call that changes something (from 0, counted from now) go wrong.
     pub fn fail_at(&self, call: u64, fault: Fault) {
+        self.fail_at_of(Calls::All, call, fault);
+    }
+
+    /// Lets the `call`-th call of a kind (from 0, counted from now) go wrong.
+    pub fn fail_at_of(&self, counted: Calls, call: u64, fault: Fault) {
         let mut state = self.state();
         state.calls = 0;
+        state.counted = counted;
         state.fault = Some((call, fault));
     }
 
-    /// Returns how many calls have changed something since [`Memory::fail_at`].
+    /// Returns how many calls have been counted since [`Memory::fail_at`].
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.state().calls
@@ -128,6 +169,7 @@ impl Memory {
             names: state.durable_names.clone(),
             durable_names: state.durable_names.clone(),
             calls: 0,
+            counted: Calls::All,
             fault: None,
         };
         Self(Arc::new(Mutex::new(after)))
@@ -161,8 +203,65 @@ impl Memory {
             names,
             durable_names,
             calls: 0,
+            counted: Calls::All,
             fault: None,
         })))
+    }
+
+    /// Returns how many things are not durable yet: files with unsynced bytes, and names.
+    #[must_use]
+    pub fn unsynced(&self) -> u32 {
+        let state = self.state();
+        let files = state.contents.values().filter(|content| !content.dirty.is_empty()).count();
+        let names = state.changed_names().len();
+        u32::try_from(files + names).unwrap_or(u32::MAX)
+    }
+
+    /// Returns the directory as a restart after a power cut may find it: of the [`Memory::unsynced`] things,
+    /// those have reached the disk whose bit is set in `kept`, in the order of files, then of names.
+    #[must_use]
+    pub fn after_chosen_power_cut(&self, kept: u64) -> Self {
+        let state = self.state();
+        let mut bit = 0;
+        let mut is_kept = || {
+            bit += 1;
+            kept >> (bit - 1) & 1 == 1
+        };
+        let mut contents = BTreeMap::new();
+        for (number, content) in &state.contents {
+            let keeps = !content.dirty.is_empty() && is_kept();
+            let bytes = if keeps { &content.now } else { &content.durable };
+            contents.insert(*number, Content::of(bytes.clone()));
+        }
+        let mut names = state.durable_names.clone();
+        for name in state.changed_names() {
+            if !is_kept() {
+                continue;
+            }
+            match state.names.get(&name) {
+                Some(content) => names.insert(name, *content),
+                None => names.remove(&name),
+            };
+        }
+        let durable_names = names.clone();
+        let next = state.next;
+        Self(Arc::new(Mutex::new(State {
+            contents,
+            next,
+            names,
+            durable_names,
+            calls: 0,
+            counted: Calls::All,
+            fault: None,
+        })))
+    }
+
+    /// Returns a copy of a file's bytes.
+    #[must_use]
+    pub fn bytes_of(&self, name: &str) -> Option<Vec<u8>> {
+        let state = self.state();
+        let content = state.contents.get(state.names.get(name)?)?;
+        Some(content.now.clone())
     }
 
     /// Changes a file's bytes behind everybody's back.
@@ -186,6 +285,7 @@ impl Memory {
             names: state.names.clone(),
             durable_names: state.durable_names.clone(),
             calls: 0,
+            counted: Calls::All,
             fault: None,
         })))
     }
@@ -193,27 +293,36 @@ impl Memory {
     /// Does one call that changes something, or half of it, or nothing, as the fault says.
     fn change(
         &self,
-        writes: bool,
+        kind: Call,
         whole: impl FnOnce(&mut State),
         half: impl FnOnce(&mut State),
     ) -> io::Result<()> {
         let mut state = self.state();
+        let is_counted = match state.counted {
+            Calls::All => true,
+            Calls::Writes => kind == Call::Write,
+            Calls::Syncs => kind == Call::Sync,
+        };
         let call = state.calls;
-        state.calls += 1;
+        state.calls += u64::from(is_counted);
         match state.fault {
-            Some((at, fault)) if call >= at => match fault {
+            Some((at, fault)) if call >= at && is_counted => match fault {
                 Fault::Cut => {
                     if call == at {
                         half(&mut state);
                     }
                     Err(io::Error::other("the power is gone"))
                 }
-                Fault::Full if !writes => {
+                Fault::Full if kind != Call::Write => {
+                    whole(&mut state);
+                    Ok(())
+                }
+                Fault::Once if call > at => {
                     whole(&mut state);
                     Ok(())
                 }
                 Fault::Full => Err(io::Error::from(io::ErrorKind::StorageFull)),
-                Fault::Io => Err(io::Error::other("input/output error")),
+                Fault::Io | Fault::Once => Err(io::Error::other("input/output error")),
             },
             Some(_) | None => {
                 whole(&mut state);
@@ -229,7 +338,7 @@ impl Disk for Memory {
     fn create(&self, name: &str) -> io::Result<MemoryFile> {
         let mut content = 0;
         self.change(
-            true,
+            Call::Write,
             |state| {
                 content = state.next;
                 state.next += 1;
@@ -252,7 +361,7 @@ impl Disk for Memory {
             return Err(io::Error::from(io::ErrorKind::NotFound));
         }
         self.change(
-            false,
+            Call::Name,
             |state| {
                 if let Some(content) = state.names.remove(from) {
                     state.names.insert(to.into(), content);
@@ -264,7 +373,7 @@ impl Disk for Memory {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         self.change(
-            false,
+            Call::Name,
             |state| {
                 state.names.remove(name);
             },
@@ -277,7 +386,7 @@ impl Disk for Memory {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        self.change(false, |state| state.durable_names = state.names.clone(), |_| {})
+        self.change(Call::Name, |state| state.durable_names = state.names.clone(), |_| {})
     }
 }
 
@@ -304,12 +413,16 @@ impl DiskFile for MemoryFile {
         };
         // A write that the power cuts off may leave any part of itself on the disk: here its half.
         let half = bytes.get(..bytes.len() / 2).unwrap_or_default();
-        self.disk.change(true, |state| write(state, bytes, false), |state| write(state, half, true))
+        self.disk.change(
+            Call::Write,
+            |state| write(state, bytes, false),
+            |state| write(state, half, true),
+        )
     }
 
     fn sync(&self) -> io::Result<()> {
         let synced = self.disk.change(
-            false,
+            Call::Sync,
             |state| {
                 if let Some(content) = state.contents.get_mut(&self.content) {
                     content.sync();
@@ -333,7 +446,7 @@ impl DiskFile for MemoryFile {
     fn set_len(&self, bytes: u64) -> io::Result<()> {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         self.disk.change(
-            true,
+            Call::Write,
             |state| {
                 if let Some(content) = state.contents.get_mut(&self.content) {
                     let from = content.now.len().min(bytes) / SECTOR_BYTES;

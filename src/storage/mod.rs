@@ -7,16 +7,21 @@
 //!   where each entry lies, so that old ones can be read;
 //! - `snapshot`: snapshot files, written, received, sent, loaded; `snapshot_file`: the bytes of one;
 //! - `identity`: whose directory it is, and the lock on it;
+//! - `doctor`: what a directory holds and what of it is broken, with `autopsy`, which reads a log past its
+//!   damage, and `read_only`, a disk that cannot be changed;
 //! - `threads`: the handle the Raft thread holds, and what works behind it.
 
+pub mod autopsy;
 pub mod blocks;
 mod clock;
 pub mod disk;
+pub mod doctor;
 pub mod error;
 pub mod format;
 pub mod identity;
 pub mod log;
 pub mod memory;
+pub mod read_only;
 pub mod recover;
 pub mod snapshot;
 mod snapshot_file;

@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use crate::planted::{Bug, is_planted};
-use crate::raft::effects::ReadLog;
+use crate::raft::effects::{Persist, ReadLog};
 use crate::raft::message::{Entry, EntryKind, HardState};
 use crate::storage::blocks::Blocks;
 use crate::storage::disk::{Disk, DiskFile};
 use crate::storage::error::OpenError;
 use crate::storage::format::{Found, Item, Place, Record, RecordBuilder, items, read, search};
+use crate::storage::identity::{self, Identity};
 use crate::storage::log::{
-    Catalogue, Log, Options, Pace, make_segment, read_entries, segment_name, write_zeroes,
+    Catalogue, Log, MakeNow, Options, Pace, make_segment, read_entries, segment_name, write_zeroes,
 };
 use crate::types::{Index, Term};
 
@@ -75,6 +76,37 @@ struct End {
 /// [`OpenError::Damaged`] if synced data cannot be read, and whatever the system says.
 pub fn recover<D: Disk>(disk: &D, salt: u64, options: &Options) -> Result<Recovery<D>, OpenError> {
     Survey::of(disk, salt)?.finish(disk, salt, options)
+}
+
+/// Opens the log of a directory, or begins it: its first record is there before the identity says so, so that a
+/// log that lost all its records is told from one that never had any. `reach` is the index of the newest
+/// snapshot.
+///
+/// # Errors
+/// [`OpenError`]: a log that is gone, damaged or does not follow a snapshot, and whatever the system says.
+pub fn open_log<D: Disk>(
+    disk: &D,
+    identity: Identity,
+    reach: Index,
+    options: &Options,
+) -> Result<Recovery<D>, OpenError> {
+    let survey = Survey::of(disk, identity.salt)?;
+    if identity.begun && survey.is_blank() {
+        return Err(OpenError::NoLog);
+    }
+    if survey.first_index() > reach.next() {
+        return Err(OpenError::Gap { first: survey.first_index() });
+    }
+    let mut recovery = survey.finish(disk, identity.salt, options)?;
+    if recovery.log.is_blank() {
+        let mut segments = MakeNow { disk, bytes: options.segment_bytes };
+        let first = recovery.log.append(&Persist::default(), &mut segments);
+        first.map_err(OpenError::io("the log"))?;
+    }
+    if !identity.begun {
+        identity::begin(disk, identity)?;
+    }
+    Ok(recovery)
 }
 
 /// What lies in the segments of a directory. Nothing has been changed yet.
@@ -274,6 +306,12 @@ impl Story {
     fn read_segment(&mut self, bytes: &[u8], place: Place, name: &str) -> Result<End, OpenError> {
         let mut at = 0;
         let mut records = 0;
+        let damaged = |at: usize, what: String| {
+            Err(OpenError::Damaged { file: name.into(), offset: at as u64, what })
+        };
+        if bytes.is_empty() {
+            return damaged(0, "the file is empty, and none is made so".into());
+        }
         loop {
             let rest = bytes.get(at..).unwrap_or_default();
             let what = match read(rest, place) {
@@ -284,16 +322,16 @@ impl Story {
                     continue;
                 }
                 Found::Nothing => "nothing where a record should be",
-                Found::Bad(what) => what,
+                Found::Bad(what) | Found::Beyond(what) => what,
             };
             if !is_planted(Bug::DamageAsTornTail)
                 && let Some((behind, _)) = search(rest, place, self.seq)
             {
-                return Err(OpenError::Damaged {
-                    file: name.into(),
-                    offset: at as u64,
-                    what: format!("{what}; the next intact record begins at byte {}", at + behind),
-                });
+                let what = format!("{what}; the next intact record begins at byte {}", at + behind);
+                return damaged(at, what);
+            }
+            if let Found::Beyond(what) = read(rest, place) {
+                return damaged(at, format!("{what}: the file was cut, or its bytes have changed"));
             }
             let dirty = rest.iter().any(|byte| *byte != 0);
             self.former = Some((name.into(), at));

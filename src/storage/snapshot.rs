@@ -133,7 +133,7 @@ pub type Push<'a> = dyn FnMut(&[u8]) -> Result<(), String> + 'a;
 /// whether to go on.
 pub type Source = Box<dyn FnOnce(&mut dyn FnMut(&[u8]) -> bool) + Send>;
 
-fn name_of(file: &SnapshotFile) -> String {
+pub(super) fn name_of(file: &SnapshotFile) -> String {
     format!("snap-{:016x}-{:016x}-{}", file.meta.index.0, file.meta.term.0, hex(&file.id))
 }
 
@@ -142,7 +142,7 @@ fn partial_name(id: &[u8; 16]) -> String {
 }
 
 /// Returns the index in a file's name; a name that has none counts as the newest of all.
-fn index_in(name: &str) -> Index {
+pub(super) fn index_in(name: &str) -> Index {
     let digits = name.strip_prefix("snap-").and_then(|rest| rest.get(..16));
     Index(digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(u64::MAX - 1))
 }

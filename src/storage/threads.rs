@@ -16,9 +16,9 @@ use crate::storage::disk::{Directory, Disk, DiskFile};
 use crate::storage::error::OpenError;
 use crate::storage::identity::{self, Identity};
 use crate::storage::log::{
-    Gone, Log, MakeNow, Options, Pace, Segments, Shared, lock, make_segment, read_entries,
+    Gone, Log, Options, Pace, Segments, Shared, lock, make_segment, read_entries,
 };
-use crate::storage::recover::{Recovery, Survey};
+use crate::storage::recover::{Recovery, open_log};
 use crate::storage::snapshot::{Snapshots, Source};
 use crate::types::{DirId, Index, NodeId, Term};
 
@@ -91,6 +91,38 @@ pub struct Recovered {
     pub configurations: Vec<(Index, Bytes)>,
     /// The commit index, a hint.
     pub commit_index: Index,
+}
+
+impl Recovered {
+    /// Tells what a log holds that was opened, and what consensus needs of it; the log itself is left.
+    #[must_use]
+    pub fn of<D: Disk>(dir: DirId, recovery: Recovery<D>) -> (Ready<D>, Self) {
+        let Recovery { log, spare, hard_state, tail, configurations, commit_index } = recovery;
+        let shared = log.shared();
+        let catalogue = lock(&shared);
+        let blocks = &catalogue.blocks;
+        let recovered = Self {
+            dir,
+            hard_state,
+            first_index: blocks.first_index(),
+            last_index: blocks.last_index(),
+            runs: blocks.runs(),
+            tail,
+            configurations,
+            commit_index,
+        };
+        drop(catalogue);
+        (Ready { log, spare }, recovered)
+    }
+}
+
+/// A log that was opened and is ready to be written.
+#[derive(Debug)]
+pub struct Ready<D: Disk> {
+    /// Its writing end.
+    pub log: Log<D>,
+    /// A segment that was prepared and not used yet: the next one.
+    pub spare: Option<D::File>,
 }
 
 /// An open data directory.
@@ -171,67 +203,25 @@ pub fn open_on<D: Disk>(
     let snapshots = Snapshots::open(&disk)
         .map_err(io::Error::other)
         .map_err(OpenError::io("the data directory"))?;
-    let recovery = recover_log(&disk, identity, snapshots.reach(), options)?;
-    let shared = recovery.log.shared();
-    let (first_index, last_index, runs) = {
-        let catalogue = lock(&shared);
-        let blocks = &catalogue.blocks;
-        (blocks.first_index(), blocks.last_index(), blocks.runs())
-    };
+    let recovery = open_log(&disk, identity, snapshots.reach(), options)?;
+    let (ready, recovered) = Recovered::of(identity.dir, recovery);
     let stats = Arc::new(Stats::default());
-    stats.log_bytes.store(recovery.log.used_bytes(), Ordering::Relaxed);
+    stats.log_bytes.store(ready.log.used_bytes(), Ordering::Relaxed);
     let alarm = events.clone();
     let snapshots = snapshots.with_alarm(move |what| tell(&alarm, Event::Failed { what }));
     let parts = Parts {
         disk,
         salt: identity.salt,
         options: *options,
-        spare: recovery.spare,
-        log: recovery.log,
-        log_first: first_index,
+        spare: ready.spare,
+        log: ready.log,
+        log_first: recovered.first_index,
         snapshots,
         stats,
     };
     let life = Life { _lock: Arc::new(directory_lock), events };
     let storage = start(parts, &life).map_err(OpenError::io("a thread of the disk"))?;
-    let recovered = Recovered {
-        dir: identity.dir,
-        hard_state: recovery.hard_state,
-        first_index,
-        last_index,
-        runs,
-        tail: recovery.tail,
-        configurations: recovery.configurations,
-        commit_index: recovery.commit_index,
-    };
     Ok(Opened { storage, recovered })
-}
-
-/// Recovers the log, or begins it: its first record is there before the identity says so, so that a
-/// log that lost all its records is told from one that never had any.
-fn recover_log<D: Disk>(
-    disk: &D,
-    identity: Identity,
-    reach: Index,
-    options: &Options,
-) -> Result<Recovery<D>, OpenError> {
-    let survey = Survey::of(disk, identity.salt)?;
-    if identity.begun && survey.is_blank() {
-        return Err(OpenError::NoLog);
-    }
-    if survey.first_index() > reach.next() {
-        return Err(OpenError::Gap { first: survey.first_index() });
-    }
-    let mut recovery = survey.finish(disk, identity.salt, options)?;
-    if recovery.log.is_blank() {
-        let mut segments = MakeNow { disk, bytes: options.segment_bytes };
-        let first = recovery.log.append(&Persist::default(), &mut segments);
-        first.map_err(OpenError::io("the log"))?;
-    }
-    if !identity.begun {
-        identity::begin(disk, identity)?;
-    }
-    Ok(recovery)
 }
 
 struct Parts<D: Disk> {

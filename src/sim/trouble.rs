@@ -1,0 +1,281 @@
+//! Faults as they happen: crashes and starts, walls, clocks, disks; and the end of all of it.
+
+use fastrand::Rng;
+
+use crate::jobs::command::Limits;
+use crate::node::process::boot;
+use crate::replica::core::{Config, Replica};
+use crate::replica::input::Turn;
+use crate::sim::checks::Violation;
+use crate::sim::event::Happening;
+use crate::sim::faults::{Nodes, Victim, What};
+use crate::sim::network::For;
+use crate::sim::node::Node;
+use crate::sim::settings::Settings;
+use crate::sim::store::{Opened, Refused, Store};
+use crate::sim::world::{World, place};
+use crate::types::{Index, NodeId, Ticks};
+
+/// How an ending takes a node.
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    power: bool,
+    torn: bool,
+    down_ms: u64,
+}
+
+impl World {
+    /// Lets a node start at a time; an earlier wish is void.
+    pub(super) fn start_at(&mut self, id: NodeId, at: u64) {
+        let Some(node) = self.node(id) else { return };
+        node.starts_at = at;
+        self.queue.at(at, Happening::Start(id));
+    }
+
+    /// Starts a node from what is on its disk, as a real one starts.
+    pub(super) fn start(&mut self, id: NodeId) -> Result<(), Violation> {
+        let now = self.now;
+        let peers: Vec<(NodeId, String)> =
+            (1..=self.plan.nodes).map(|id| (NodeId(id), format!("sim:{id}"))).collect();
+        let committed = self.truth.commit_index();
+        let Some(node) = self.nodes.get_mut(place(id)) else { return Ok(()) };
+        let Some(durable) = self.durable.get_mut(place(id)) else { return Ok(()) };
+        if node.replica.is_some() || node.out.is_some() || node.starts_at != now {
+            return Ok(());
+        }
+        if let Some(dice) = node.rots.take() {
+            node.rotted |= node.rot(dice).is_some();
+        }
+        if let Some(calls) = node.cut_at_start.take() {
+            node.disk.cut_after(calls);
+        }
+        node.disk.set_full(now < node.full_until);
+        node.settings = Settings::draw(id, &mut node.dice);
+        let opened = Store::open(&node.disk, id, &node.settings.storage);
+        let Opened { store, recovered, snapshot, machine } = match opened {
+            Ok(opened) => opened,
+            Err(Refused::Damaged(why)) if node.rotted => {
+                node.out = Some(why);
+                return Ok(());
+            }
+            Err(Refused::Damaged(why)) => {
+                return Err(format!(
+                    "node {id} does not start, and its disk is not damaged: {why}"
+                ));
+            }
+            Err(Refused::Failed(_)) => {
+                // Its power failed, or there is no room.
+                let torn = node.dice.bool();
+                node.disk.cut(&mut node.dice, torn);
+                let after = node.dice.u64(20..1000);
+                self.start_at(id, now + after);
+                return Ok(());
+            }
+        };
+        node.disk.mend();
+        let reach = snapshot.as_ref().map_or(Index(0), |meta| meta.index);
+        if let Some(batch) = node.doubtful.take()
+            && !durable.is_found(&recovered, reach)
+        {
+            // It had reached the disk, and only the word of it was lost.
+            durable.take(&batch);
+        }
+        if !durable.is_found(&recovered, reach) {
+            return Err(format!(
+                "node {id} finds {:?} and a log of {} to {} on its disk, with a snapshot at {reach}; {:?} and a log up \
+                 to {} were durable",
+                recovered.hard_state,
+                recovered.first_index,
+                recovered.last_index,
+                durable.hard,
+                durable.last
+            ));
+        }
+        if recovered.commit_index > committed {
+            return Err(format!(
+                "node {id} finds that {} is committed, and only {committed} is",
+                recovered.commit_index
+            ));
+        }
+        self.truth.found(id, &recovered.tail)?;
+        node.dir = recovered.dir;
+        let boot = boot(&peers, recovered, snapshot)?;
+        let config = Config {
+            raft: node.settings.raft.clone(),
+            dir: node.dir,
+            limits: Limits { finished_age_ms_max: u64::MAX / 4, ..Limits::default() },
+            snapshot_bytes_min: node.settings.snapshot_bytes_min,
+            snapshot_bytes: store.snapshots().newest().map_or(0, |file| file.bytes),
+            seed: node.dice.u128(..),
+        };
+        node.life += 1;
+        node.started = now;
+        node.paused_until = 0;
+        node.store = Some(store);
+        let turn = Turn { now: Ticks(0), wall: node.wall(now) };
+        node.replica = Some(Replica::new(config, boot, machine, turn));
+        let life = node.life;
+        self.report.starts += 1;
+        self.truth.restarted(id);
+        self.checks.restarted(id);
+        self.later(1, Happening::Tick { node: id, life });
+        Ok(())
+    }
+
+    /// Ends a node whose disk failed, as a real one ends with that word; somebody starts it again later.
+    pub(super) fn stop(&mut self, id: NodeId, _why: &str) {
+        let down_ms = self.dice.u64(50..3000);
+        self.end(id, Ending { power: false, torn: false, down_ms });
+    }
+
+    fn end(&mut self, id: NodeId, ending: Ending) {
+        let now = self.now;
+        let Some(node) = self.node(id) else { return };
+        if node.replica.take().is_none() {
+            if ending.power {
+                node.disk.cut(&mut node.dice, ending.torn);
+            }
+            return;
+        }
+        node.waiting.clear();
+        node.disk.mend();
+        if let Some(store) = node.store.take() {
+            (node.doubtful, node.last_record) = store.die(&mut node.dice);
+        }
+        if ending.power {
+            node.disk.cut(&mut node.dice, ending.torn);
+        }
+        self.start_at(id, now + ending.down_ms);
+        // The connections of a process that ends are closed; those of a machine without power just fall silent.
+        if !ending.power {
+            self.actors.broke(id, now);
+            self.wake_actors();
+            for peer in (1..=self.plan.nodes).map(NodeId).filter(|peer| *peer != id) {
+                if self.network.reaches(now, id, peer) {
+                    let after = self.network.takes(now);
+                    self.later(after, Happening::PeerLost { node: peer, lost: id });
+                }
+            }
+        }
+    }
+
+    fn victims(&self, who: Victim) -> Vec<NodeId> {
+        match who {
+            Victim::Leader => self.leader().into_iter().collect(),
+            Victim::Of(nodes) => {
+                (1..=self.plan.nodes).map(NodeId).filter(|id| nodes.has(*id)).collect()
+            }
+        }
+    }
+
+    fn each(&mut self, who: Victim, mut change: impl FnMut(&mut Node)) {
+        for id in self.victims(who) {
+            if let Some(node) = self.node(id) {
+                change(node);
+            }
+        }
+    }
+
+    /// Lets a fault happen.
+    pub(super) fn go_wrong(&mut self, what: What) {
+        let now = self.now;
+        self.report.faults += 1;
+        match what {
+            What::Crash { who, power, torn, down_ms, again } => {
+                for id in self.victims(who) {
+                    self.end(id, Ending { power, torn, down_ms });
+                    if let Some(node) = self.node(id) {
+                        node.cut_at_start = again;
+                    }
+                }
+            }
+            What::Cut { from, to, both, flap_ms, for_ms } => {
+                self.network.cut(now, from, to, both, flap_ms, for_ms);
+            }
+            What::LeaderAlone { leave, reach, for_ms } => {
+                if let Some(leader) = self.leader() {
+                    let it = Nodes(1 << place(leader));
+                    let others = Nodes(!it.0);
+                    if leave {
+                        self.network.cut(now, it, others, false, 0, for_ms);
+                    }
+                    if reach {
+                        self.network.cut(now, others, it, false, 0, for_ms);
+                    }
+                }
+            }
+            What::Lose { percent, for_ms } => self.network.lose = For::new(percent, now + for_ms),
+            What::Repeat { percent, for_ms } => {
+                self.network.repeat = For::new(percent, now + for_ms);
+            }
+            What::Delay { ms, for_ms } => self.network.delay = For::new(ms, now + for_ms),
+            What::BreakTransfers { percent, for_ms } => {
+                self.network.astray = For::new(percent, now + for_ms);
+            }
+            What::Pause { who, for_ms } => {
+                self.each(who, |node| node.paused_until = node.paused_until.max(now + for_ms));
+            }
+            What::Starve { who, every_ms, for_ms } => {
+                self.each(who, |node| node.starved = For::new(every_ms, now + for_ms));
+            }
+            What::Jump { who, by_ms } => self.each(who, |node| node.wall_ahead_ms += by_ms),
+            What::SlowDisk { who, sync_ms, for_ms } => {
+                self.each(who, |node| node.slow = For::new(sync_ms, now + for_ms));
+            }
+            What::HangDisk { who, for_ms } => {
+                self.each(who, |node| node.hung_until = node.hung_until.max(now + for_ms));
+            }
+            What::FailDisk { who, calls } => self.each(who, |node| {
+                if node.replica.is_some() {
+                    node.disk.fail_after(calls);
+                }
+            }),
+            What::FullDisk { who, for_ms } => self.each(who, |node| {
+                node.full_until = now + for_ms;
+                node.disk.set_full(true);
+            }),
+            What::Rot { node, dice, down_ms } => self.rot(node, dice, down_ms),
+            What::Worker { dice } => {
+                let mut dice = Rng::with_seed(dice);
+                self.actors.trouble_a_worker(now, &mut dice, &mut self.checks);
+            }
+        }
+    }
+
+    /// Damages the disk of a node, if a majority stays whole.
+    fn rot(&mut self, id: NodeId, dice: u64, down_ms: u64) {
+        let rotted = self.nodes.iter().filter(|node| node.rotted || node.rots.is_some()).count();
+        let spared =
+            self.nodes.get(place(id)).is_none_or(|node| node.rotted || node.rots.is_some());
+        if spared || (rotted + 1) * 2 >= self.nodes.len() {
+            return;
+        }
+        self.end(id, Ending { power: true, torn: true, down_ms });
+        if let Some(node) = self.node(id) {
+            node.rots = Some(dice);
+        }
+    }
+
+    /// Ends all that is wrong: from now on the world has to become whole.
+    pub(super) fn heal_all(&mut self) {
+        let now = self.now;
+        self.network.heal();
+        for id in (1..=self.plan.nodes).map(NodeId) {
+            let Some(node) = self.node(id) else { continue };
+            node.starved = For::default();
+            node.slow = For::default();
+            node.hung_until = 0;
+            node.full_until = 0;
+            node.disk.set_full(false);
+            node.disk.mend();
+            node.cut_at_start = None;
+            if node.paused_until > now {
+                // It wakes when its next tick was to be.
+                node.paused_until = now;
+            }
+            if node.replica.is_none() && node.out.is_none() {
+                self.start_at(id, now);
+            }
+        }
+    }
+}
