@@ -144,8 +144,14 @@ impl Raft {
         (commit_index, applied_index, snapshot_index).hash(into);
         log.hash_essence(into);
         disk.hash_essence(names, into);
-        held.len().hash(into);
-        for held in held {
+        // They leave together, and what order a broadcast was in is an order of ids, which has no
+        // other name: to each node what waits for it.
+        let mut waiting: Vec<&Held> = held.iter().collect();
+        waiting.sort_by_key(|held| match held {
+            Held::Message(to, _) | Held::Offer(to, _, _) => names.node(*to),
+        });
+        waiting.len().hash(into);
+        for held in waiting {
             match held {
                 Held::Message(to, message) => {
                     hash_message(self.config.id, *to, message, names, into);

@@ -81,9 +81,9 @@ pub(crate) enum Sight {
     CommitAfterInstall,
     /// An entry of a former term on a majority, not committed.
     Danger,
-    /// ... and another one was committed in its place.
+    /// ... and another one was committed in that one's place.
     DangerOverwritten,
-    /// ... or it was committed, along with a later one.
+    /// ... or that very one was committed, along with a later one of its leader's own term.
     DangerCommitted,
     /// A read was answered.
     ReadAnswered,
@@ -101,13 +101,13 @@ impl Sight {
             Self::CommitAfterInstall => "a commit beyond an installed snapshot",
             Self::Danger => "an old entry on a majority",
             Self::DangerOverwritten => "an old entry on a majority overwritten",
-            Self::DangerCommitted => "an old entry committed with a new one",
+            Self::DangerCommitted => "an old entry on a majority committed with a new one",
             Self::ReadAnswered => "a read answered",
         }
     }
 
     pub(crate) fn is_in(self, state: &State) -> bool {
-        let History { leaders: _, committed, was_in_danger, installs } = &*state.history;
+        let History { leaders: _, committed, endangered, installs } = &*state.history;
         let leaders =
             state.nodes.iter().filter(|node| node.raft.role() == raftq::raft::core::Role::Leader);
         let first = committed.first().map(|(entry, _)| entry.term);
@@ -123,9 +123,17 @@ impl Sight {
                 let reach = last.disk.snapshot.as_ref().map(|(meta, _)| meta.index);
                 *installs > 0 && reach.is_some_and(|reach| last.raft.applied_index() > reach)
             }
-            Self::Danger => state.is_in_danger(),
-            Self::DangerOverwritten => *was_in_danger && first == Some(Term(2)),
-            Self::DangerCommitted => *was_in_danger && first == Some(Term(1)),
+            Self::Danger => state.in_danger().is_some(),
+            Self::DangerOverwritten => endangered.iter().any(|(index, term)| {
+                committed.iter().any(|(entry, _)| entry.index == *index && entry.term != *term)
+            }),
+            Self::DangerCommitted => endangered.iter().any(|(index, term)| {
+                let is_it =
+                    |(entry, _): &(Entry, Term)| (entry.index, entry.term) == (*index, *term);
+                let is_own =
+                    |(entry, by): &(Entry, Term)| entry.index > *index && entry.term == *by;
+                committed.iter().any(is_it) && committed.iter().any(is_own)
+            }),
             Self::ReadAnswered => state.reads > 0 && state.read.is_none() && state.crashes == 0,
         }
     }

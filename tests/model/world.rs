@@ -1,7 +1,7 @@
 //! Three real cores, their disks and a network that may do anything, as one value: the state of the
 //! model. What happens to it is an [`Action`]; what must hold is asked after each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -58,8 +58,8 @@ pub(crate) struct History {
     pub(crate) leaders: BTreeMap<Term, usize>,
     /// All that was ever committed, each entry with the term of the node that said so first.
     pub(crate) committed: Vec<(Entry, Term)>,
-    /// An entry of a former term was on a majority and not committed (Figure 8 (c)).
-    pub(crate) was_in_danger: bool,
+    /// The entries of former terms that were on a majority and not committed (Figure 8 (c)).
+    pub(crate) endangered: BTreeSet<(Index, Term)>,
     /// Snapshots that took the place of a log.
     pub(crate) installs: u8,
 }
@@ -468,11 +468,11 @@ impl State {
             hasher.finish()
         };
         self.wire.iter().map(of_packet).fold(0, u64::wrapping_add).hash(&mut hasher);
-        let History { leaders, committed, was_in_danger, installs } = &*self.history;
+        let History { leaders, committed, endangered, installs } = &*self.history;
         for (term, node) in leaders {
             (term, names.order[*node]).hash(&mut hasher);
         }
-        (committed, was_in_danger, installs).hash(&mut hasher);
+        (committed, endangered, installs).hash(&mut hasher);
         self.read.map(|read| (names.order[read.node], read.floor)).hash(&mut hasher);
         let counts = (self.crashes, self.duplicates, self.reads, self.broken);
         counts.hash(&mut hasher);
