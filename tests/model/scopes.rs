@@ -126,7 +126,12 @@ pub(crate) fn scopes(size: Size) -> Vec<Scope> {
             Scope { crashes: 0, sights: &[Sight::Leader, Sight::CommitOfTwoTerms], ..BIRTH },
             Scope { heartbeats: false, duplicates: 0, entries: 2, ..CHANGE },
             Scope { syncs_at_once: true, ..BEHIND },
-            Scope { terms: 1, sights: &[Sight::Install, Sight::CommitAfterInstall], ..BEHIND },
+            Scope {
+                terms: 1,
+                heartbeats: true,
+                sights: &[Sight::Install, Sight::CommitAfterInstall],
+                ..BEHIND
+            },
             FIGURE_8,
             Scope { messages: 3, ..READS },
         ],
