@@ -128,6 +128,7 @@ pub(crate) fn scopes(size: Size) -> Vec<Scope> {
             Scope { syncs_at_once: true, ..BEHIND },
             Scope {
                 terms: 1,
+                crashes: 0,
                 heartbeats: true,
                 sights: &[Sight::Install, Sight::CommitAfterInstall],
                 ..BEHIND
