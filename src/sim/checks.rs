@@ -14,6 +14,7 @@ use crate::sim::job_model::{JobModel, Op, Seen};
 use crate::sim::linear::STEPS_MAX;
 use crate::sim::recorder::Recorder;
 use crate::sim::rules::{self, End};
+use crate::sim::shadow::Shadow;
 use crate::types::{Fence, Index, JobId, NodeId, Term};
 
 /// Who looks at every job at the end of a round.
@@ -31,6 +32,7 @@ pub struct Checks {
     /// What was asked and told since the last round ended.
     recorder: Recorder,
     holders: Holders,
+    shadow: Shadow,
     total: RoundReport,
 }
 
@@ -71,7 +73,7 @@ impl Checks {
         while self.digests.len() > 4096 {
             self.digests.pop_first();
         }
-        Ok(())
+        self.shadow.follow(node, replica)
     }
 
     /// Notes that a node lost its memory: its commit index may begin anew.
@@ -138,6 +140,12 @@ impl Checks {
     #[must_use]
     pub fn total(&self) -> RoundReport {
         self.total
+    }
+
+    /// Returns how many assignments were made and looked at.
+    #[must_use]
+    pub fn assignments(&self) -> u64 {
+        self.shadow.assignments()
     }
 
     /// Returns how many assignments workers began.

@@ -6,7 +6,7 @@
 //! - `disk`: what a node has written, and what of it survives a crash;
 //! - `actors`: everybody outside: each `client` and each `worker`, with the production's own decisions (`calling`);
 //! - `recorder`, `holders`: what they were told, and who runs what;
-//! - `checks`: what must hold at every step and at the end;
+//! - `checks`: what must hold at every step and at the end of a round; `shadow`: what each entry came to;
 //! - `history`, `rules`: what clients asked and were told, and the rules for all of it;
 //! - `generate`: histories that are legal by construction;
 //! - `linear`, `job_model`: whether a history is one that a single copy could have produced.
@@ -24,5 +24,6 @@ pub mod job_model;
 pub mod linear;
 pub mod recorder;
 pub mod rules;
+pub mod shadow;
 pub mod worker;
 pub mod world;
