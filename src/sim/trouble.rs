@@ -117,7 +117,6 @@ impl World {
         let life = node.life;
         self.report.starts += 1;
         self.truth.restarted(id);
-        self.checks.restarted(id);
         self.later(1, Happening::Tick { node: id, life });
         Ok(())
     }

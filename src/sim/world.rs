@@ -181,7 +181,6 @@ impl World {
         for id in 1..=nodes {
             world.start_at(NodeId(id), BEGIN_MS);
         }
-        world.wake_actors();
         world.begin_round();
         world
     }
@@ -265,6 +264,7 @@ impl World {
         }
         let faulty_ms = self.rounds.get(self.round).copied().unwrap_or_default();
         self.later(faulty_ms, Happening::Heal);
+        self.wake_actors();
     }
 
     fn happen(&mut self, what: Happening) -> Result<(), Violation> {
