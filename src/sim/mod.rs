@@ -4,7 +4,7 @@
 //! - `world`: the nodes, what is on its way between them, and what goes wrong;
 //! - `event`: what can happen, and in which order;
 //! - `disk`: what a node has written, and what of it survives a crash;
-//! - `actors`: everybody outside: each `client` and each `worker`, with the production's own decisions (`calling`);
+//! - `actors`: everybody outside: each `client` and each `worker`, with the production's own decisions (`calling`, `home`);
 //! - `recorder`, `holders`: what they were told, and who runs what;
 //! - `checks`: what must hold at every step and at the end of a round; `shadow`: what each entry came to;
 //! - `history`, `rules`: what clients asked and were told, and the rules for all of it;
@@ -20,6 +20,7 @@ mod event;
 pub mod generate;
 pub mod history;
 pub mod holders;
+pub mod home;
 pub mod job_model;
 pub mod linear;
 pub mod recorder;
