@@ -1,6 +1,6 @@
 //! What must hold at every step of a simulated world, and when it has healed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::jobs::command::Limits;
 use crate::jobs::list::Filter;
@@ -64,7 +64,10 @@ impl Checks {
             end.extend(seen.map(|seen| (*id, seen)));
         }
         self.find_invented(machine, &mut end);
-        let records = self.recorder.clear();
+        let round: BTreeSet<JobId> = jobs.into_iter().collect();
+        let mut records = self.recorder.clear();
+        // Somebody may report on a job of a former round, late; of that one there is no history any more.
+        records.retain(|record| round.contains(&record.job));
         let limits = machine.limits();
         let may_forget = limits.finished_count_max < Limits::default().finished_count_max;
         let model =

@@ -117,6 +117,8 @@ impl World {
         let life = node.life;
         self.report.starts += 1;
         self.truth.restarted(id);
+        self.actors.started(id, now);
+        self.wake_actors();
         self.later(1, Happening::Tick { node: id, life });
         Ok(())
     }
@@ -138,6 +140,8 @@ impl World {
         }
         node.waiting.clear();
         node.disk.mend();
+        self.actors.ended(id, now, &mut self.checks);
+        let Some(node) = self.node(id) else { return };
         if let Some(store) = node.store.take() {
             (node.doubtful, node.last_record) = store.die(&mut node.dice);
         }
@@ -213,6 +217,10 @@ impl World {
             }
             What::Pause { who, for_ms } => {
                 self.each(who, |node| node.paused_until = node.paused_until.max(now + for_ms));
+                let paused = self.nodes.iter().filter(|node| node.paused_until > now);
+                for (node, until) in paused.map(|node| (node.id, node.paused_until)) {
+                    self.actors.paused(node, until, &mut self.checks);
+                }
             }
             What::Starve { who, every_ms, for_ms } => {
                 self.each(who, |node| node.starved = For::new(every_ms, now + for_ms));

@@ -367,6 +367,9 @@ impl World {
         let nodes = &self.nodes;
         let up = |id: NodeId| nodes.get(place(id)).is_some_and(|node| node.replica.is_some());
         let sendings = self.actors.step(now, more, &up, &mut self.checks)?;
+        for (node, worker, incarnation) in self.actors.announcements() {
+            self.turn(node, Input::LocalWorker { worker, incarnation })?;
+        }
         for (actor, sending) in sendings {
             if !self.network.loses(now) {
                 let after = self.network.takes(now);
