@@ -101,9 +101,23 @@ impl<T: Clone> Calling<T> {
 
     /// Begins a call.
     pub fn begin(&mut self, tag: T, request: Request, now: u64, timeout: Duration, began: u64) {
+        self.begin_at(tag, request, None, now, timeout, began);
+    }
+
+    /// Begins a call that asks only one node, if it names one.
+    pub fn begin_at(
+        &mut self,
+        tag: T,
+        request: Request,
+        only: Option<NodeId>,
+        now: u64,
+        timeout: Duration,
+        began: u64,
+    ) {
         let now = Moment(now);
         let deadline = now.after(timeout);
-        let call = Call::new(Arc::new(request), None, &mut self.cluster, now, deadline);
+        let only = only.map(addr_of);
+        let call = Call::new(Arc::new(request), only, &mut self.cluster, now, deadline);
         let flight = Flight { tag, call, stage: Stage::Due(now), sent: 0, began };
         self.flights.insert(self.next, flight);
         self.next += 1;
