@@ -22,6 +22,7 @@ struct Outstanding {
     seq: u64,
     hard: Option<HardState>,
     has_reset: bool,
+    healed: bool,
     /// The last entry that is durable once the batch is. A truncation lowers it at once: the batch
     /// then holds entries that are in the log no more, and must not confirm what took their place.
     upto: Index,
@@ -114,6 +115,9 @@ impl Raft {
         if let Some(hard) = batch.hard {
             self.disk.durable_hard = hard;
         }
+        if batch.healed {
+            self.become_whole();
+        }
         if self.is_hard_durable() {
             self.release_held();
         }
@@ -183,10 +187,12 @@ impl Raft {
 
     /// Hands the disk all that waits, as one batch within its bounds, unless one is outstanding.
     pub(super) fn write_batch(&mut self) {
+        let healed = self.has_healed();
         let disk = &mut self.disk;
         let last_index = self.log.last_index();
         let hard = (disk.written_hard != self.hard).then_some(self.hard);
         let idle = hard.is_none() && disk.reset.is_none() && disk.unwritten > last_index;
+        let idle = idle && !healed;
         if idle || disk.outstanding.is_some() {
             return;
         }
@@ -206,6 +212,7 @@ impl Raft {
             seq: disk.seq,
             hard,
             has_reset: reset.is_some(),
+            healed,
             upto,
             since: self.now,
         });
@@ -221,6 +228,7 @@ impl Raft {
             // Never beyond what this batch makes durable: after a crash the hint must not reach
             // into entries that this log was about to replace.
             commit_index: self.commit_index.min(upto),
+            healed,
         });
     }
 }

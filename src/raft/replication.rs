@@ -8,6 +8,7 @@ use crate::planted::{Bug, is_planted};
 use crate::raft::config::{SNAPSHOT_INSTALL_TICKS, SNAPSHOT_RETRY_TICKS};
 use crate::raft::core::{LogGone, ProposeError, Raft, Role, SendError};
 use crate::raft::effects::{ReadLog, SendSnapshot};
+use crate::raft::healing::Witness;
 use crate::raft::message::{
     AppendOutcome, ENTRY_OVERHEAD_BYTES, Entry, EntryKind, Message, SnapshotMeta,
 };
@@ -27,6 +28,18 @@ pub(super) struct Leading {
     /// What the uncommitted proposals of this term weigh.
     pub(super) uncommitted_bytes: usize,
     pub(super) transfer: Option<Handover>,
+    /// Questions of healing nodes, at most one of each peer.
+    pub(super) witnesses: Vec<Witness>,
+}
+
+/// The fields of [`Message::AppendReply`].
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) term: Term,
+    pub(super) outcome: AppendOutcome,
+    pub(super) session: u64,
+    pub(super) round: u64,
+    pub(super) healing: Option<u64>,
 }
 
 impl Raft {
@@ -89,7 +102,7 @@ impl Raft {
     /// Tells whether a majority has answered lately. Without one this leader could not commit, and
     /// another may lead already.
     fn is_in_touch(&self) -> bool {
-        let contacts = self.peers.iter().map(|peer| peer.contact);
+        let contacts = self.peers.iter().map(|peer| peer.counted(peer.contact));
         let since = reached_by_majority(contacts.chain([self.now]));
         self.now - since <= self.config.check_quorum_ticks
     }
@@ -149,7 +162,7 @@ impl Raft {
     /// Entries of former terms are never committed by count, only along with one of this term
     /// (Raft paper §5.4.2, Figure 8).
     pub(super) fn advance_commit(&mut self) {
-        let matches = self.peers.iter().map(|peer| peer.match_index.0);
+        let matches = self.peers.iter().map(|peer| peer.counted(peer.match_index.0));
         let reached = Index(reached_by_majority(matches.chain([self.disk.durable_index().0])));
         let is_own = self.log.term_at(reached) == Some(self.hard.term);
         if reached > self.commit_index && (is_own || is_planted(Bug::OldTermCommit)) {
@@ -259,14 +272,8 @@ impl Raft {
     }
 
     /// Handles the answer to an `AppendEntries`.
-    pub(super) fn on_append_reply(
-        &mut self,
-        from: NodeId,
-        term: Term,
-        outcome: AppendOutcome,
-        session: u64,
-        round: u64,
-    ) {
+    pub(super) fn on_append_reply(&mut self, from: NodeId, reply: Reply) {
+        let Reply { term, outcome, session, round, healing } = reply;
         if term > self.hard.term {
             self.become_follower(term, None);
             return;
@@ -282,11 +289,18 @@ impl Raft {
             // An answer to a former session: what it says may be long untrue.
             return;
         }
+        if healing.is_some() && healing != peer.healing {
+            self.on_damaged(from, healing);
+            return;
+        }
+        peer.healing = healing;
         if round > newest_round {
             self.refuse();
             return;
         }
-        peer.acked_round = peer.acked_round.max(round);
+        if healing.is_none() {
+            peer.acked_round = peer.acked_round.max(round);
+        }
         match outcome {
             AppendOutcome::Accepted { match_index } => self.on_accepted(from, match_index),
             AppendOutcome::Rejected { prev_index, hint_index, hint_term } => {
@@ -294,6 +308,18 @@ impl Raft {
             }
         }
         self.confirm_reads();
+    }
+
+    /// Notes that a follower has lost what it said was durable. What is in flight, and what it answered
+    /// before, belongs to a former session from now on; it is asked anew, from the start.
+    fn on_damaged(&mut self, from: NodeId, healing: Option<u64>) {
+        let (session, next_index) = (self.number(), self.log.last_index().next());
+        let Some(peer) = self.peer_mut(from) else { return };
+        let was_sending = peer.feed == Feed::Snapshot(Transfer::Running);
+        peer.begin_healing(healing, next_index, session);
+        if was_sending {
+            self.out.abort_snapshots.push(from);
+        }
     }
 
     fn on_accepted(&mut self, from: NodeId, match_index: Index) {

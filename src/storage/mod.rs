@@ -6,6 +6,7 @@
 //! - `log`: the segmented log: append, roll, release; `recover`: what a start makes of it; `blocks`:
 //!   where each entry lies, so that old ones can be read;
 //! - `snapshot`: snapshot files, written, received, sent, loaded; `snapshot_file`: the bytes of one;
+//! - `healing`: damaged files set aside, so that a node can heal from its peers;
 //! - `identity`: whose directory it is, and the lock on it;
 //! - `threads`: the handle the Raft thread holds, and what works behind it.
 
@@ -14,6 +15,7 @@ mod clock;
 pub mod disk;
 pub mod error;
 pub mod format;
+pub mod healing;
 pub mod identity;
 pub mod log;
 pub mod memory;
