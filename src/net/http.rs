@@ -176,6 +176,8 @@ pub fn readiness(shared: &Shared) -> Result<(), String> {
         Err("stopping".into())
     } else if view.ready {
         Ok(())
+    } else if view.healing {
+        Err("healing: synced data was lost, and is not all back yet".into())
     } else if view.leader.is_none() {
         Err(format!("no leader is known in term {}", view.term))
     } else {

@@ -92,10 +92,10 @@ impl Store {
         };
         let snapshots =
             Snapshots::open(disk).map_err(|error| Refused::Failed(error.to_string()))?;
-        let recovery = open_log(disk, identity, snapshots.reach(), options)?;
-        let (Ready { log, spare }, recovered) = Recovered::of(identity.dir, recovery);
+        let (recovery, identity) = open_log(disk, identity, snapshots.reach(), options)?;
+        let (Ready { log, spare }, recovered) = Recovered::of(identity, recovery);
         let (snapshot, machine) =
-            load(&snapshots, recovered.first_index).map_err(Refused::Damaged)?;
+            load(&snapshots, recovered.first_index, Path::new("sim")).map_err(Refused::Damaged)?;
         let store = Self {
             disk: disk.clone(),
             last_record: log.position(),
