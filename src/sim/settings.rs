@@ -2,6 +2,7 @@
 
 use fastrand::Rng;
 
+use crate::jobs::command::Limits;
 use crate::raft::core::Config as RaftConfig;
 use crate::storage::log::Options;
 use crate::types::{NodeId, TICK_MS};
@@ -18,6 +19,15 @@ pub(super) struct Settings {
     pub(super) sync_ms_max: u64,
     /// How much of what comes waits for its next tick, to be one turn with what else comes, in percent.
     pub(super) together_percent: u32,
+}
+
+/// Draws the limits of a cluster: some forget jobs soon.
+pub(super) fn limits(dice: &mut Rng) -> Limits {
+    let default = Limits::default();
+    let finished_count_max =
+        if dice.bool() { default.finished_count_max } else { dice.u64(5..150) };
+    // An hour more or less on one clock must not make a job forgotten that a check asks for.
+    Limits { finished_count_max, finished_age_ms_max: u64::MAX / 4, ..default }
 }
 
 impl Settings {
@@ -51,11 +61,11 @@ impl Settings {
             raft.persist_entries_max = dice.usize(1..10);
             raft.persist_bytes_max = dice.usize(1..2000);
         }
-        let segment_bytes = 1 << dice.u32(11..17);
+        let segment_bytes = 1 << dice.u32(10..15);
         Self {
             raft,
-            storage: Options { segment_bytes, log_keep_bytes: dice.u64(0..4) * segment_bytes },
-            snapshot_bytes_min: 1 << dice.u32(11..17),
+            storage: Options { segment_bytes, log_keep_bytes: dice.u64(0..3) * segment_bytes },
+            snapshot_bytes_min: 1 << dice.u32(9..15),
             tick_ms: TICK_MS * dice.u64(1..=5),
             sync_ms_max: if dice.bool() { 2 } else { dice.u64(2..30) },
             together_percent: if dice.bool() { 0 } else { dice.u32(0..100) },

@@ -2,7 +2,6 @@
 
 use fastrand::Rng;
 
-use crate::jobs::command::Limits;
 use crate::node::process::boot;
 use crate::replica::core::{Config, Replica};
 use crate::replica::input::Turn;
@@ -103,7 +102,7 @@ impl World {
         let config = Config {
             raft: node.settings.raft.clone(),
             dir: node.dir,
-            limits: Limits { finished_age_ms_max: u64::MAX / 4, ..Limits::default() },
+            limits: self.limits,
             snapshot_bytes_min: node.settings.snapshot_bytes_min,
             snapshot_bytes: store.snapshots().newest().map_or(0, |file| file.bytes),
             seed: node.dice.u128(..),

@@ -5,6 +5,7 @@ use std::fmt;
 
 use fastrand::Rng;
 
+use crate::jobs::command::Limits;
 use crate::replica::input::Input;
 use crate::sim::actors::Actors;
 use crate::sim::checks::{Checks, Violation};
@@ -12,6 +13,7 @@ use crate::sim::event::{Asker, Event, Happening, Queue};
 use crate::sim::faults::{Fault, Groups, draw};
 use crate::sim::network::Network;
 use crate::sim::node::Node;
+use crate::sim::settings::limits;
 use crate::sim::store::Durable;
 use crate::sim::transfers::Transfers;
 use crate::sim::truth::Truth;
@@ -124,6 +126,7 @@ pub struct World {
     pub(super) network: Network,
     pub(super) transfers: Transfers,
     pub(super) truth: Truth,
+    pub(super) limits: Limits,
     pub(super) faults: Vec<Fault>,
     /// The faulty time of each round, in ms.
     rounds: Vec<u64>,
@@ -165,6 +168,7 @@ impl World {
             network: Network::new(dice.fork()),
             transfers: Transfers::new(dice.fork()),
             truth: Truth::default(),
+            limits: limits(&mut dice.fork()),
             faults,
             rounds,
             round: 0,
