@@ -135,21 +135,18 @@ impl<T: Clone> Calling<T> {
         self.flights.is_empty()
     }
 
-    /// Forgets every call, as a process that dies does; returns those that had been sent.
+    /// Forgets every call, as a process that dies does; returns those that had been sent, and those whose answers had
+    /// come and were not looked at yet.
     pub fn forget(&mut self) -> Vec<Done<T>> {
         let flights = std::mem::take(&mut self.flights).into_values();
-        self.done.clear();
         let nothing = |flight: &Flight<T>| Error::Invalid(format!("sent {} times", flight.sent));
-        flights
-            .filter(|flight| flight.sent > 0)
-            .map(|flight| Done {
-                result: Err(nothing(&flight)),
-                request: Arc::clone(flight.call.request()),
-                tag: flight.tag,
-                sent: flight.sent,
-                began: flight.began,
-            })
-            .collect()
+        let cut_short = flights.filter(|flight| flight.sent > 0).map(|flight| {
+            let error = nothing(&flight);
+            done(flight, Err(error))
+        });
+        let mut all = std::mem::take(&mut self.done);
+        all.extend(cut_short);
+        all
     }
 
     /// Takes every step that is due.

@@ -479,6 +479,7 @@ impl Worker {
 
     fn write_reports(&mut self, done: &Done<Purpose>, now: u64, recorder: &mut Recorder) {
         let single;
+        #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else reports")]
         let updates: &[StatusUpdate] = match &*done.request {
             Request::BatchUpdateJobStatus(updates) => updates,
             Request::UpdateJobStatus(update) => {
@@ -495,11 +496,9 @@ impl Worker {
                     None => Outcome::Unknown,
                 },
                 Ok(_) => Outcome::Unknown,
-                Err(error) if error.is_definite() && done.sent < 2 => match error {
-                    // It died with the call under way.
-                    Error::Invalid(_) => Outcome::Unknown,
-                    _ => Outcome::NotDone,
-                },
+                // It died with the call under way.
+                Err(Error::Invalid(_)) => Outcome::Unknown,
+                Err(error) if error.is_definite() && done.sent < 2 => Outcome::NotDone,
                 Err(_) => Outcome::Unknown,
             };
             self.reports += u64::from(outcome == Outcome::Known(Reported::Applied));
