@@ -85,11 +85,11 @@ impl Setup {
             only: Some(only.to_vec()),
             ..plan.clone()
         }) {
-            Ok(_) => false,
-            Err(broken) => {
+            Err(broken) if kind(&broken) == kind(&failure.broken) => {
                 last = Some(broken);
                 true
             }
+            Ok(_) | Err(_) => false,
         })?;
         let faults = all.into_iter().filter(|fault| fewest.contains(&fault.id)).collect();
         last.map(|broken| (faults, broken))

@@ -21,13 +21,11 @@ pub(super) struct Settings {
     pub(super) together_percent: u32,
 }
 
-/// Draws the limits of a cluster: some forget jobs soon.
+/// Draws the limits of a cluster.
 pub(super) fn limits(dice: &mut Rng) -> Limits {
-    let default = Limits::default();
-    let finished_count_max =
-        if dice.bool() { default.finished_count_max } else { dice.u64(5..150) };
-    // An hour more or less on one clock must not make a job forgotten that a check asks for.
-    Limits { finished_count_max, finished_age_ms_max: u64::MAX / 4, ..default }
+    // No few jobs kept: a report that is sent again finds its job forgotten, and the model of a job would have to know
+    // how late that may be. No age either: an hour more or less on one clock would make a job forgotten.
+    Limits { finished_age_ms_max: u64::MAX / 4, attempts_max: dice.u32(2..5), ..Limits::default() }
 }
 
 impl Settings {

@@ -90,6 +90,7 @@ impl World {
                 durable.last
             ));
         }
+        durable.snapshot = reach;
         if recovered.commit_index > committed {
             return Err(format!(
                 "node {id} finds that {} is committed, and only {committed} is",
