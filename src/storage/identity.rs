@@ -63,8 +63,9 @@ pub fn enter(path: &Path, node: NodeId) -> Result<(Directory, Identity, File), O
     let shown = path.display().to_string();
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = parent.unwrap_or(Path::new("."));
-    if !path.exists() {
-        if !parent.exists() {
+    // A path that cannot be looked at is not one that is missing: to make it is no advice then.
+    if !path.try_exists().map_err(OpenError::io(shown.as_str()))? {
+        if !parent.try_exists().map_err(OpenError::io(parent.display().to_string()))? {
             return Err(OpenError::NoParent(parent.to_path_buf()));
         }
         fs::create_dir(path).map_err(OpenError::io(shown.as_str()))?;
