@@ -19,5 +19,5 @@ pub mod log;
 pub mod memory;
 pub mod recover;
 pub mod snapshot;
-mod snapshot_file;
+pub mod snapshot_file;
 pub mod threads;

@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::jobs::job::{Assignment, JobView, Status};
+use crate::pack::unpack::list;
 use crate::types::{NodeId, Term};
 use crate::wire::error::{WireError, check_header, not};
 use crate::wire::frame::{BODY_BYTES_MAX, Frame};
@@ -328,6 +329,7 @@ enum Item<T> {
 #[derive(Deserialize)]
 #[serde(bound = "T: DeserializeOwned")]
 struct ResultsIn<T> {
+    #[serde(deserialize_with = "list")]
     results: Vec<Item<T>>,
 }
 
@@ -381,6 +383,7 @@ struct CountBody {
 
 #[derive(Deserialize)]
 struct Assignments {
+    #[serde(deserialize_with = "list")]
     jobs: Vec<Assignment>,
 }
 
@@ -392,6 +395,7 @@ struct JobsOut<'a> {
 
 #[derive(Deserialize)]
 struct JobsBody {
+    #[serde(deserialize_with = "list")]
     jobs: Vec<JobView>,
     #[serde(default)]
     more: bool,
@@ -404,11 +408,13 @@ struct StatusBody {
 
 #[derive(Deserialize)]
 struct WorkersBody {
+    #[serde(deserialize_with = "list")]
     workers: Vec<WorkerView>,
 }
 
 #[derive(Deserialize)]
 struct LogBody {
+    #[serde(deserialize_with = "list")]
     entries: Vec<LogLine>,
 }
 
