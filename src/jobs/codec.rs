@@ -70,9 +70,12 @@ pub fn decode(bytes: &[u8]) -> Result<Stamped, DecodeError> {
 pub(in crate::jobs) fn decode_value<'de, T: Deserialize<'de>>(
     bytes: &'de [u8],
 ) -> Result<T, DecodeError> {
-    unpack(bytes, Structs::Either).map_err(|error| match error {
-        PackError::Trailing(_) => DecodeError::TrailingBytes,
-        error => DecodeError::Malformed(error.to_string()),
+    unpack(bytes, Structs::Either).map_err(|error| {
+        if matches!(error, PackError::Trailing(_)) {
+            DecodeError::TrailingBytes
+        } else {
+            DecodeError::Malformed(error.to_string())
+        }
     })
 }
 

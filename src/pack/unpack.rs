@@ -204,12 +204,13 @@ impl<'de> Deserializer<'de> for &mut Unpacker<'de> {
         _fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, PackError> {
-        match self.reader.token()? {
-            Token::Map(left) => self.pairs(visitor, left),
-            Token::Array(left) if self.structs == Structs::Either => {
-                self.sequence(visitor, left, Held::Fields)
-            }
-            token => Err(mismatch("a map", token)),
+        let token = self.reader.token()?;
+        if let Token::Map(left) = token {
+            return self.pairs(visitor, left);
+        }
+        match (token, self.structs) {
+            (Token::Array(left), Structs::Either) => self.sequence(visitor, left, Held::Fields),
+            (token, _) => Err(mismatch("a map", token)),
         }
     }
 

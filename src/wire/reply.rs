@@ -97,6 +97,32 @@ impl Reply {
         }
     }
 
+    /// Returns how many bytes its lists and its job take when it is written, at most; of small replies only
+    /// a guess. For those who bound what they hold.
+    #[must_use]
+    pub fn bytes_max(&self) -> usize {
+        let held = match self {
+            Self::Job(job) => job_bytes_max(job),
+            Self::Jobs { jobs, .. } => jobs.iter().map(job_bytes_max).sum(),
+            Self::Reserved(jobs) => jobs.iter().map(assignment_bytes_max).sum(),
+            Self::Log(lines) => lines.iter().map(line_bytes_max).sum(),
+            Self::Waited(results) => results.iter().flatten().map(job_bytes_max).sum(),
+            Self::Workers(workers) => workers.len().saturating_mul(ITEM_OVERHEAD_BYTES),
+            Self::SubmittedBatch(_)
+            | Self::Updated(_)
+            | Self::Cancelled(_)
+            | Self::Pong
+            | Self::Submitted(_)
+            | Self::Registered
+            | Self::HeartbeatAck { .. }
+            | Self::Released { .. }
+            | Self::ClusterStatus(_)
+            | Self::Transferred { .. }
+            | Self::Refused(_) => ITEM_OVERHEAD_BYTES,
+        };
+        held.min(BODY_BYTES_MAX)
+    }
+
     /// Builds its frame, which always fits ([`BODY_BYTES_MAX`]): see [`Reply::fitting`]. A reply that
     /// cannot be made to fit becomes `RESOURCE_EXHAUSTED`, with an unknown outcome where something may
     /// have been done.

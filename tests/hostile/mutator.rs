@@ -20,7 +20,7 @@ const HEADS: [&[u8]; 9] = [
 /// Draws one change after the other.
 pub(crate) struct Mutator<'a> {
     pool: &'a [&'a [u8]],
-    dice: fastrand::Rng,
+    pub(crate) dice: fastrand::Rng,
 }
 
 impl<'a> Mutator<'a> {

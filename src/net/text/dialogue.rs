@@ -143,11 +143,13 @@ impl Dialogue<'_> {
         } else {
             patience.text_pause
         };
-        // The pause is for the first byte of a line; once one is there, the line has its own time.
+        // The pause is for the first byte of a line; once one is there, the line has its own time. A
+        // terminal sends lines whole, so that a place among the few is not held with half of one.
+        let line = if self.is_shell { patience.frame } else { patience.first_byte };
         if self.received.is_empty() && !self.is_eof && !self.receive(pause).await? {
             return Ok(Next::Nothing);
         }
-        match within(patience.frame, self.whole_line()).await {
+        match within(line, self.whole_line()).await {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(Next::Nothing),
             next => next,
         }
