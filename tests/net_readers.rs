@@ -77,7 +77,7 @@ fn clients_that_ask_for_everything_and_read_nothing_are_cut_off_and_cost_little(
         reply.answer(Answer::Image { machine: Box::new(machine.clone()), request });
         peak = peak.max(resident_kb());
     }
-    let slow = || node.metrics().readers_slow.count();
+    let slow = || node.metrics().readers_slow.value();
     until("those who do not read are cut off", || slow() == u64::from(CLIENTS));
     peak = peak.max(resident_kb());
     good.ping();

@@ -209,7 +209,8 @@ fn three_times_the_capacity_is_refused_and_kills_nobody() {
     let addr = cluster.addr(leader);
     let (acks, acknowledged) = channel();
     let kept = thread::scope(|scope| {
-        let draining = scope.spawn(|| drain(&cluster.addrs(), &acknowledged));
+        let addrs = cluster.addrs();
+        let draining = scope.spawn(move || drain(&addrs, &acknowledged));
         let measured = Duration::from_secs(4);
         let (_, told) = load(addr, measured, None, &acks);
         let capacity = told.acknowledged / measured.as_secs();
