@@ -7,6 +7,8 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::print_stdout,
+    clippy::disallowed_methods,
+    unreachable_pub,
     reason = "a helper that fails has to fail its test; figures are for whoever runs it"
 )]
 
@@ -134,6 +136,15 @@ impl Good {
     }
 }
 
+/// Stops the good clients, also when an attack has failed and its test unwinds.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// The bodies of all vectors and seeds of the wire, to be changed.
 fn bodies() -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus/request");
@@ -163,6 +174,7 @@ fn nuisances_of_every_kind_harm_no_good_client_and_leave_nothing_behind() {
     let followers: Vec<usize> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
     let (stop, good) = (AtomicBool::new(false), Good::default());
     thread::scope(|scope| {
+        let stopping = Stop(&stop);
         for _ in 0..2 {
             scope.spawn(|| good.work(&cluster.addrs(), &stop));
         }
@@ -173,7 +185,7 @@ fn nuisances_of_every_kind_harm_no_good_client_and_leave_nothing_behind() {
         let term = cluster.status().expect("a leader")["term"].clone();
         let before: Vec<Holds> = cluster.ids().iter().map(|id| holds(cluster.pid(*id))).collect();
         let attacked = attack(&cluster, leader, &followers, &size, &large);
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         let peak: Vec<Holds> = cluster.ids().iter().map(|id| holds(cluster.pid(*id))).collect();
         for (id, before) in cluster.ids().into_iter().zip(&before) {
             until("memory and descriptors are given back", || {

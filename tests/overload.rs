@@ -7,6 +7,8 @@
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
+    clippy::disallowed_methods,
+    unreachable_pub,
     reason = "a helper that fails has to fail its test; figures are for whoever runs it"
 )]
 

@@ -247,16 +247,22 @@ pub(crate) fn readers_that_never_read(addr: &str, count: u32, large: &[JobId]) -
         .map(|number| {
             let mut guest = Guest::client(addr);
             guest.stream.set_write_timeout(Some(Duration::from_millis(200))).expect("a timeout");
-            for corr in 0..2000 {
-                let request = if (corr + number) % 2 == 0 {
-                    Request::ListJobs(Filter { limit: 1000, ..Filter::default() })
-                } else {
-                    Request::GetJob { id: large[corr as usize % large.len()] }
-                };
-                // The node stops reading once it cannot write.
-                if guest.stream.write_all(&encoded(&request.to_frame(corr))).is_err() {
+            // Much of it is refused, and even that is not read: it goes on until the node stops reading.
+            for round in 0..400 {
+                let requests = (0..500).map(|corr| {
+                    if (corr + number) % 2 == 0 {
+                        Request::ListJobs(Filter { limit: 1000, ..Filter::default() })
+                            .to_frame(corr)
+                    } else {
+                        let id = large[corr as usize % large.len()];
+                        Request::GetJob { id }.to_frame(corr)
+                    }
+                });
+                let bytes: Vec<u8> = requests.flat_map(|frame| encoded(&frame)).collect();
+                if guest.stream.write_all(&bytes).is_err() {
                     break;
                 }
+                assert!(round < 399, "the node reads on and on for one who does not");
             }
             guest.stream
         })

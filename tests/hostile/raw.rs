@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use raftq::wire::frame::{BODY_BYTES_MAX, Frame, FrameCodec, PREAMBLE};
 use raftq::wire::hello::Greeting;
-use raftq::wire::message::{Hello, Reply, Request, Welcome};
+use raftq::wire::message::{Hello, Reply, Welcome};
 use tokio_util::codec::{Decoder, Encoder};
 
 /// Longer than anything waits for here; only a failing test waits so long.
@@ -60,10 +60,6 @@ impl Guest {
 
     pub(crate) fn client(addr: &str) -> Self {
         Self::new(addr, &Hello::client("an attacker"))
-    }
-
-    pub(crate) fn send(&mut self, corr: u32, request: &Request) {
-        self.stream.write_all(&encoded(&request.to_frame(corr))).expect("the node reads");
     }
 
     /// Waits for the next reply; `None` at the end of the connection.
