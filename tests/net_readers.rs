@@ -47,7 +47,8 @@ fn machine() -> Machine {
 }
 
 const CLIENTS: u32 = 10;
-const REQUESTS: u32 = 400;
+/// Fewer in all than the lane into the Raft thread has places: none is refused.
+const REQUESTS: u32 = 80;
 
 #[test]
 fn clients_that_ask_for_everything_and_read_nothing_are_cut_off_and_cost_little() {

@@ -246,7 +246,7 @@ pub(crate) fn readers_that_never_read(addr: &str, count: u32, large: &[JobId]) -
     let mut streams: Vec<TcpStream> = (0..count)
         .map(|number| {
             let mut guest = Guest::client(addr);
-            guest.stream.set_write_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+            guest.stream.set_write_timeout(Some(Duration::from_secs(3))).expect("a timeout");
             // Much of it is refused, and even that is not read: it goes on until the node stops reading.
             for round in 0..400 {
                 let requests = (0..500).map(|corr| {
