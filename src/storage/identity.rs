@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::pack::unpack::{Structs, unpack};
 use crate::storage::disk::{Directory, Disk, DiskFile};
 use crate::storage::error::OpenError;
 use crate::types::{DirId, NodeId};
@@ -195,7 +196,7 @@ pub fn load<D: Disk>(disk: &D) -> Result<Identity, OpenError> {
         return Err(damaged("a wrong checksum"));
     }
     let identity: Identity =
-        rmp_serde::from_slice(body).map_err(|error| damaged(&error.to_string()))?;
+        unpack(body, Structs::Either).map_err(|error| damaged(&error.to_string()))?;
     if ![FORMAT, FORMAT_HEALING].contains(&identity.format) {
         return Err(OpenError::Version(identity.format));
     }

@@ -26,5 +26,5 @@ pub mod memory;
 pub mod read_only;
 pub mod recover;
 pub mod snapshot;
-mod snapshot_file;
+pub mod snapshot_file;
 pub mod threads;

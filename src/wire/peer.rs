@@ -30,6 +30,13 @@ pub const SLICE_BYTES_MIN: usize = 4 << 10;
 /// times the bytes it counts.
 const SLICE_PART: usize = 8;
 
+/// Bytes that the entries of a message may take beside their data, for each byte of its frame and beside
+/// that. An entry with any command in it stays far below.
+const ENTRY_ROOM_PER_BYTE: usize = 3;
+
+/// See [`ENTRY_ROOM_PER_BYTE`].
+const ENTRY_ROOM_BYTES: usize = 48 << 10;
+
 /// Wall clock, applied index, digests: before the fields of every message.
 const COMMON_FIELDS: u32 = 3;
 
@@ -262,7 +269,12 @@ fn read_entries(
     if count > ENTRIES_MAX {
         return Err(PackError::Mismatch(format!("{count} entries; at most {ENTRIES_MAX}")));
     }
-    let mut entries = Vec::with_capacity(count.min(1024));
+    // An entry is larger here than the least that stands for one: a count alone reserves nothing.
+    let room = frame.len().saturating_mul(ENTRY_ROOM_PER_BYTE).saturating_add(ENTRY_ROOM_BYTES);
+    if count.saturating_mul(size_of::<Entry>()) > room {
+        return Err(PackError::Mismatch(format!("{count} entries in {} bytes", frame.len())));
+    }
+    let mut entries = Vec::with_capacity(count);
     let mut last = prev_index.0;
     for _ in 0..count {
         last = last
