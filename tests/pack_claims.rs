@@ -1,6 +1,5 @@
 //! Counts and lengths are only claims: what promises much and holds little is refused, what is honest passes.
 
-#![expect(clippy::unwrap_used, reason = "a test that meets the unexpected fails there")]
 
 use raftq::pack::PackError;
 use raftq::pack::unpack::{ALLOWANCE_BYTES, List, Structs, unpack};

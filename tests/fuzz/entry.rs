@@ -272,6 +272,7 @@ fn view(of_cluster: bool) -> View {
         leader: None,
         configuration: Configuration { cluster, voters: (1..=3).map(voter).collect() },
         ready: of_cluster,
+        healing: false,
         stopping: false,
     }
 }
