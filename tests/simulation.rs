@@ -22,7 +22,7 @@ fn nodes_of(seed: u64) -> u64 {
 fn seeds() -> std::ops::Range<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let first = number("RAFTQ_SEED").unwrap_or(0);
-    first..first + number("RAFTQ_SEEDS").unwrap_or(24)
+    first..first + number("RAFTQ_SEEDS").unwrap_or(8)
 }
 
 #[test]
