@@ -4,6 +4,14 @@
 //! The bound on memory is asserted by the fuzz package alone (`scripts/fuzz.sh`): counting allocations needs
 //! unsafe code, which this package forbids.
 
+#![expect(
+    clippy::bool_assert_comparison,
+    clippy::indexing_slicing,
+    clippy::type_complexity,
+    clippy::unwrap_used,
+    reason = "an entry that meets the unexpected has to fail there"
+)]
+
 #[path = "fuzz/entry.rs"]
 mod entry;
 #[path = "hostile/meter.rs"]

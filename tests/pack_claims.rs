@@ -1,6 +1,5 @@
 //! Counts and lengths are only claims: what promises much and holds little is refused, what is honest passes.
 
-
 use raftq::pack::PackError;
 use raftq::pack::unpack::{ALLOWANCE_BYTES, List, Structs, unpack};
 use raftq::storage::disk::{Disk, DiskFile};

@@ -43,10 +43,11 @@ pub(crate) fn nonsense(addr: &str, count: u32, seeds: &[Vec<u8>]) -> u32 {
         while number < end {
             let mut bytes = Vec::new();
             let mut answers = 0;
-            for corr in number..end.min(number + BATCH) {
+            let last = end.min(number + BATCH);
+            for corr in number..last {
                 answers += u32::from(one_nonsense(&mut mutator, corr, &mut bytes));
-                number += 1;
             }
+            number = last;
             guest.stream.write_all(&bytes).expect("the node reads");
             for _ in 0..answers {
                 match guest.reply() {
@@ -94,8 +95,7 @@ fn closed_in_time(
 ) -> u32 {
     for first in (0..count).step_by(200) {
         let since = now();
-        let mut streams: Vec<TcpStream> =
-            (first..count.min(first + 200)).map(|number| open(number)).collect();
+        let mut streams: Vec<TcpStream> = (first..count.min(first + 200)).map(&mut open).collect();
         for stream in &mut streams {
             ends_within(stream, what, since, patience);
         }
