@@ -4,9 +4,13 @@
 //! strings and each stands once in its map. Integers may come in any width. [`scan`] checks all of that in
 //! one pass that allocates next to nothing, so that a reader behind it can trust every count.
 
+pub mod unpack;
+
 use bytes::{BufMut, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::pack::unpack::Structs;
 
 /// How deep arrays and maps may nest. Our own types need 8 at most; a deeper value is refused.
 pub const DEPTH_MAX: usize = 32;
@@ -362,14 +366,14 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Reads one value of type `T`, after a [`scan`]. Takes structs as maps and as arrays alike, as
-/// `rmp-serde` does: for what this program wrote itself.
+/// Reads one value of type `T`, after a [`scan`]. Takes structs as maps and as arrays alike: for what
+/// this program wrote itself.
 ///
 /// # Errors
 /// What [`scan`] found, or [`PackError::Mismatch`] if it is no `T`.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, PackError> {
     scan(bytes)?;
-    rmp_serde::from_slice(bytes).map_err(|error| PackError::Mismatch(error.to_string()))
+    unpack::unpack(bytes, Structs::Either)
 }
 
 /// Appends `value` to `out`, structs as maps with their fields' names as keys: for what others read, and

@@ -75,6 +75,7 @@ fn boot(count: u64, entries: &[Entry]) -> Boot {
         configurations: Vec::new(),
         commit_index: Index(0),
         applied_index: Index(0),
+        healing: false,
     }
 }
 
@@ -181,7 +182,7 @@ impl World {
                     return None;
                 }
                 let outcome = AppendOutcome::Accepted { match_index };
-                Some(Message::AppendReply { term, outcome, session, round })
+                Some(Message::AppendReply { term, outcome, session, round, healing: None })
             }
             _ => None,
         }

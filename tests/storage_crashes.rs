@@ -17,7 +17,7 @@ use raftq::storage::disk::Disk;
 use raftq::storage::identity;
 use raftq::storage::log::Options;
 use raftq::storage::memory::{Calls, Fault, Memory};
-use raftq::storage::snapshot::{SnapshotFile, Snapshots};
+use raftq::storage::snapshot::{SnapshotFile, Snapshots, Source};
 use raftq::storage::threads::{Event, Opened, open_on};
 use raftq::types::{ClusterId, Index, NodeId, Term};
 
@@ -74,7 +74,7 @@ impl Node {
     }
 
     fn write_snapshot(&self, index: u64) -> bool {
-        self.opened.storage.write_snapshot(meta(index), Box::new(image(index)));
+        self.opened.storage.write_snapshot(meta(index), image(index));
         match self.events.recv().unwrap() {
             Event::SnapshotWritten { .. } => true,
             Event::Failed { .. } => false,
@@ -117,8 +117,8 @@ fn meta(index: u64) -> SnapshotMeta {
 }
 
 /// A little more than is written between two syncs.
-fn image(index: u64) -> impl FnOnce(&mut dyn FnMut(&[u8]) -> bool) + Send {
-    move |each| (0..22).take_while(|_| each(&vec![index as u8; 50_000])).for_each(drop)
+fn image(index: u64) -> Source {
+    Box::new(move |each| (0..22).take_while(|_| each(&vec![index as u8; 50_000])).for_each(drop))
 }
 
 /// What was acknowledged before the cut, and what was asked for and may be there.
@@ -268,7 +268,7 @@ fn snapshot_and_release_that_are_cut_off_leave_a_log_and_a_snapshot_that_meet() 
 /// Makes a snapshot file elsewhere and returns its offer and its bytes.
 fn foreign(index: u64) -> (SnapshotFile, Vec<u8>) {
     let source = Snapshots::open(&Memory::default()).unwrap();
-    source.write(&meta(index), Box::new(image(index))).unwrap();
+    source.write(&meta(index), image(index)).unwrap();
     let offer = source.newest().unwrap();
     let bytes = source.read_chunk(offer.id, 0, 4 << 20).unwrap().unwrap();
     (offer, bytes)

@@ -158,6 +158,9 @@ fn directories_that_are_not_this_nodes_are_refused_and_left_alone() {
     let scratch = Scratch::new("foreign");
     let no_parent = scratch.0.join("no/where");
     assert!(matches!(refusal(&no_parent, NODE), OpenError::NoParent(_)));
+    // What cannot be looked at is not missing: nobody should be told to make it.
+    let unseen = scratch.0.join("x".repeat(300)).join("data");
+    assert!(matches!(refusal(&unseen, NODE), OpenError::Io { .. }));
     fs::write(scratch.0.join("diary.txt"), "dear diary").unwrap();
     assert!(matches!(refusal(&scratch.0, NODE), OpenError::Foreign(_)));
     assert_eq!(files(&scratch.0, "").len(), 1);

@@ -425,10 +425,19 @@ fn entries_with_a_gap_are_never_sent() {
 
 #[test]
 fn entries_beyond_the_bound_are_refused() {
-    let frame = append_of(vec![Bytes::new(); ENTRIES_MAX]);
+    let data = Bytes::from_static(&[0; 32]);
+    let frame = append_of(vec![data.clone(); ENTRIES_MAX]);
     assert_eq!(entries_of(&frame).len(), ENTRIES_MAX);
-    let frame = append_of(vec![Bytes::new(); ENTRIES_MAX + 1]);
+    let frame = append_of(vec![data; ENTRIES_MAX + 1]);
     assert!(PeerMessage::from_frame(&frame).is_err());
+}
+
+#[test]
+fn entries_that_are_next_to_nothing_are_refused_before_room_is_made_for_them() {
+    assert_eq!(entries_of(&append_of(vec![Bytes::new(); 800])).len(), 800);
+    let frame = append_of(vec![Bytes::new(); 20_000]);
+    let refused = PeerMessage::from_frame(&frame).expect_err("20,000 entries in 100 KB");
+    assert!(refused.to_string().contains("20000 entries in"), "{refused}");
 }
 
 #[test]

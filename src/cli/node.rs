@@ -44,6 +44,11 @@ pub struct NodeArgs {
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
 
+    /// If synced data is damaged: set the damaged files aside (nothing is deleted) and heal from the
+    /// other nodes. To be given once; until it is whole again the node neither votes nor counts.
+    #[arg(long)]
+    pub heal: bool,
+
     /// How many commands this node runs at once; 0: none.
     #[arg(long, value_name = "N", default_value_t = 4, allow_negative_numbers = true)]
     pub slots: u32,
@@ -110,6 +115,7 @@ pub fn config(args: NodeArgs) -> Config {
         listen: args.listen,
         peers: args.peers.0,
         data: args.data,
+        heal: args.heal,
         slots: args.slots,
         insecure: args.insecure,
         log_keep_bytes: args.log_keep,

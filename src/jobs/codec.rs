@@ -13,10 +13,9 @@ use serde::ser::{Serialize, SerializeSeq, SerializeTuple, Serializer};
 
 use crate::jobs::command::{Command, Stamped};
 use crate::jobs::job::{Body, NewJob};
+use crate::pack::PackError;
+use crate::pack::unpack::{List, Structs, unpack};
 use crate::types::{JobId, Millis, QueueName};
-
-/// How deep a command may be nested; an honest one needs six levels.
-pub const DEPTH_MAX: usize = 32;
 
 /// Bytes that are no stamped command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,16 +70,13 @@ pub fn decode(bytes: &[u8]) -> Result<Stamped, DecodeError> {
 pub(in crate::jobs) fn decode_value<'de, T: Deserialize<'de>>(
     bytes: &'de [u8],
 ) -> Result<T, DecodeError> {
-    let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
-    deserializer.set_max_depth(DEPTH_MAX);
-    let value = T::deserialize(&mut deserializer)
-        .map_err(|error| DecodeError::Malformed(error.to_string()))?;
-    // The deserializer does not tell what is left; but asked for one more number, which is nothing
-    // nested, only at the very end does it miss the marker.
-    match u8::deserialize(&mut deserializer) {
-        Err(rmp_serde::decode::Error::InvalidMarkerRead(_)) => Ok(value),
-        Ok(_) | Err(_) => Err(DecodeError::TrailingBytes),
-    }
+    unpack(bytes, Structs::Either).map_err(|error| {
+        if matches!(error, PackError::Trailing(_)) {
+            DecodeError::TrailingBytes
+        } else {
+            DecodeError::Malformed(error.to_string())
+        }
+    })
 }
 
 /// A stamped command on its way out.
@@ -177,16 +173,16 @@ impl<'de> Visitor<'de> for StampedVisitor {
         let now: Millis = next(&mut seq)?;
         let command = match next::<u8, A>(&mut seq)? {
             1 => {
-                let jobs: Vec<NewJobIn> = next(&mut seq)?;
+                let List::<NewJobIn>(jobs) = next(&mut seq)?;
                 Command::SubmitJob(jobs.into_iter().map(|job| job.0).collect())
             }
-            2 => Command::AssignJob(next(&mut seq)?),
+            2 => Command::AssignJob(next::<List<_>, A>(&mut seq)?.0),
             3 => Command::RegisterWorker(next(&mut seq)?),
             4 => Command::UpdateJobStatus(next(&mut seq)?),
-            5 => Command::BatchUpdateJobStatus(next(&mut seq)?),
+            5 => Command::BatchUpdateJobStatus(next::<List<_>, A>(&mut seq)?.0),
             6 => Command::CancelJob(next(&mut seq)?),
             7 => Command::ReleaseJob(next(&mut seq)?),
-            8 => Command::WorkerLost(next(&mut seq)?),
+            8 => Command::WorkerLost(next::<List<_>, A>(&mut seq)?.0),
             9 => Command::SetLimits(next(&mut seq)?),
             code => return Err(serde::de::Error::custom(format!("no command has code {code}"))),
         };

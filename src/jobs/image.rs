@@ -21,6 +21,7 @@ use crate::jobs::machine::Machine;
 use crate::jobs::registration;
 use crate::jobs::registry::{FORMER_STARTS_MAX, Worker, WorkerState};
 use crate::jobs::resident::{self, Ending, Job, Kind, Run};
+use crate::pack::unpack::List;
 use crate::types::{
     ASSIGNMENTS_PER_ENTRY_MAX, Fence, Incarnation, Index, JobId, Millis, QueueName, WorkerId,
 };
@@ -302,15 +303,15 @@ impl Restore {
         match code {
             HEADER => self.header(argument(record)?),
             WORKERS => {
-                let group: Vec<WorkerRecord> = argument(record)?;
+                let List::<WorkerRecord>(group) = argument(record)?;
                 group.into_iter().try_for_each(|worker| self.worker(worker))
             }
             JOBS => {
-                let group: Vec<JobRecord<'_>> = argument(record)?;
+                let List::<JobRecord<'_>>(group) = argument(record)?;
                 group.into_iter().try_for_each(|job| self.job(&job))
             }
             FORGOTTEN => {
-                let group: Vec<ForgottenRecord> = argument(record)?;
+                let List::<ForgottenRecord>(group) = argument(record)?;
                 group.into_iter().try_for_each(|it| self.forgotten(&it))
             }
             TRAILER => self.trailer(&argument(record)?),

@@ -142,6 +142,7 @@ mod tests {
             leader: leader.map(hint),
             configuration: Configuration { cluster: ClusterId::default(), voters: Vec::new() },
             ready: true,
+            healing: false,
             stopping: false,
         }
     }

@@ -241,6 +241,7 @@ mod tests {
                 voters: vec![voter(1, None), voter(2, dir_of_2)],
             },
             ready: false,
+            healing: false,
             stopping: false,
         }
     }

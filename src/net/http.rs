@@ -11,7 +11,7 @@ use crate::net::shared::{Ctx, Shared};
 use crate::types::TICK_MS;
 
 /// Bytes of a request's head, at most; more is answered 431.
-const HEAD_BYTES_MAX: usize = 8 << 10;
+pub const HEAD_BYTES_MAX: usize = 8 << 10;
 
 /// Header lines of a request, at most; more is answered 431.
 const HEADERS_MAX: usize = 64;
@@ -35,7 +35,7 @@ impl Page {
 
 /// What is known of a request once its head has been read.
 #[derive(Debug, PartialEq, Eq)]
-enum Head {
+pub enum Head {
     /// More bytes are needed.
     Partial,
     /// Method and path, without the query.
@@ -93,7 +93,9 @@ async fn read_head(stream: &mut TcpStream, received: &mut Vec<u8>) -> io::Result
     }
 }
 
-fn parse(received: &[u8]) -> Head {
+/// Reads the head of a request out of what has been received so far.
+#[must_use]
+pub fn parse(received: &[u8]) -> Head {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(received) {
@@ -176,6 +178,8 @@ pub fn readiness(shared: &Shared) -> Result<(), String> {
         Err("stopping".into())
     } else if view.ready {
         Ok(())
+    } else if view.healing {
+        Err("healing: synced data was lost, and is not all back yet".into())
     } else if view.leader.is_none() {
         Err(format!("no leader is known in term {}", view.term))
     } else {

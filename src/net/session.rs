@@ -1,5 +1,6 @@
 //! One client's connection: requests in, each answered exactly once, in whatever order they are decided.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use crate::replica::view::{Answer, View};
 use crate::types::Ticks;
 use crate::wire::frame::{Frame, FrameError};
 use crate::wire::hello::Reject;
-use crate::wire::message::{Code, Refusal, Reply, Request};
+use crate::wire::message::{Code, LIST_JOBS_MAX, Refusal, Reply, Request};
 
 /// Frames taken before answers are written and others have their turn.
 const FRAMES_PER_TURN: usize = 512;
@@ -34,6 +35,21 @@ const BYTES_PER_TURN: usize = 1 << 20;
 
 /// Answers taken before they are written.
 const ANSWERS_PER_TURN: usize = 512;
+
+/// Bytes of answers taken before they are written; the answer that passes it is the last. Answers wait in
+/// the form they are kept in, which costs little, and take their bytes as frames: a client that does not
+/// read has this much written for it, and no more.
+const ANSWER_BYTES_PER_TURN: usize = 1 << 20;
+
+/// Answers of one connection that are read from an image of the queue and not yet on their way, at most.
+/// Each may be a list of a thousand jobs; the rest of what was asked waits as questions.
+const IMAGES_AT_ONCE: usize = 8;
+
+/// Memory of one job in a list, about.
+const LISTED_JOB_BYTES: usize = 256;
+
+/// Lists that take less memory than this are not counted.
+const LIST_FREE_BYTES: usize = 64 << 10;
 
 /// Answers that wait for their session. There is room for one to each request in flight, and for as
 /// many that come after their request was given up; were it full of those all the same, an answer
@@ -48,6 +64,8 @@ pub async fn serve(ctx: Arc<Ctx>, frames: Frames, guest: &Guest) {
     let session = Session {
         flights: Flights::default(),
         submits: Submits::default(),
+        questions: VecDeque::new(),
+        reading: BTreeMap::new(),
         out: Vec::new(),
         sender,
         ctx: Arc::clone(&ctx),
@@ -116,8 +134,12 @@ impl Reader {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Poll<()> {
-        while turn.answers.len() < ANSWERS_PER_TURN {
+        let mut bytes = 0;
+        while turn.answers.len() < ANSWERS_PER_TURN && bytes < ANSWER_BYTES_PER_TURN {
             let Poll::Ready(Some(answer)) = self.answers.poll_next_unpin(cx) else { break };
+            if let (_, Answer::Reply(reply)) = &answer {
+                bytes += reply.bytes_max();
+            }
             turn.answers.push(answer);
         }
         let had_ended = self.end.is_some();
@@ -177,12 +199,24 @@ struct Submits {
     bytes: usize,
 }
 
+/// A request that an image of the queue answers.
+#[derive(Debug)]
+struct Question {
+    number: u32,
+    machine: Box<Machine>,
+    request: Request,
+}
+
 /// The state of one client's connection.
 #[derive(Debug)]
 struct Session {
     ctx: Arc<Ctx>,
     flights: Flights,
     submits: Submits,
+    /// What is to be read from an image, when its turn has come.
+    questions: VecDeque<Question>,
+    /// What is being read, or waits here as an answer, with the memory counted for it.
+    reading: BTreeMap<u32, Hold>,
     /// Answers to write at the end of the turn.
     out: Vec<Frame>,
     /// Where answers are sent from elsewhere.
@@ -386,10 +420,8 @@ impl Session {
         let reply = match answer {
             Answer::Reply(reply) => reply,
             Answer::Image { machine, request } => {
-                if self.flights.has(number) {
-                    self.read_image(number, machine, request);
-                }
-                return;
+                self.questions.push_back(Question { number, machine, request });
+                return self.read_images();
             }
             Answer::Look(_) => {
                 Reply::Refused(Refusal::internal("the Raft thread answered another question"))
@@ -399,11 +431,40 @@ impl Session {
             Some(corr) => self.reply(corr, &reply),
             None => self.ctx.metrics().answers_late.raise(),
         }
+        if self.reading.remove(&number).is_some() {
+            self.read_images();
+        }
+    }
+
+    /// Begins to read what waits to be read, as far as this connection may. What was given up meanwhile
+    /// is forgotten.
+    fn read_images(&mut self) {
+        while self.reading.len() < IMAGES_AT_ONCE {
+            let Some(question) = self.questions.pop_front() else { return };
+            if !self.flights.has(question.number) {
+                continue;
+            }
+            let bytes = match memory_of_answer(&question.request) {
+                bytes if bytes < LIST_FREE_BYTES => 0,
+                bytes => bytes,
+            };
+            let Some(hold) = self.ctx.bytes_listed.hold(bytes) else {
+                let message = "as many long lists are on their way as this node bears; ask for less, or later";
+                if let Some(corr) = self.flights.end(question.number) {
+                    self.refuse(corr, gate::full(message));
+                }
+                continue;
+            };
+            let Question { number, machine, request } = question;
+            if self.read_image(number, machine, request) {
+                self.reading.insert(number, hold);
+            }
+        }
     }
 
     /// Makes an answer from an image of the queue, on a thread that may take its time. The image is
-    /// dropped there as well, for that may take as long.
-    fn read_image(&mut self, number: u32, machine: Box<Machine>, request: Request) {
+    /// dropped there as well, for that may take as long. Returns whether it has begun.
+    fn read_image(&mut self, number: u32, machine: Box<Machine>, request: Request) -> bool {
         let Some(place) = self.ctx.images.queue() else {
             if let Some(corr) = self.flights.end(number) {
                 self.refuse(
@@ -411,7 +472,7 @@ impl Session {
                     gate::full("too many answers wait to be read from the queue here"),
                 );
             }
-            return;
+            return false;
         };
         let reply = ReplyTo { session: self.sender.clone(), corr: number };
         let ctx = Arc::clone(&self.ctx);
@@ -421,6 +482,7 @@ impl Session {
             drop(working);
             reply.answer(answer.into());
         });
+        true
     }
 }
 
@@ -436,6 +498,18 @@ fn jobs_in(request: &Request) -> u64 {
         Request::SubmitBatch(jobs) => u64::try_from(jobs.len()).unwrap_or(u64::MAX),
         _ => 0,
     }
+}
+
+/// Returns about how much memory the answer to a request takes beside what it shares with the queue.
+fn memory_of_answer(request: &Request) -> usize {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others are answered with one thing")]
+    let items = match request {
+        Request::ListJobs(filter) => usize::try_from(filter.limit).unwrap_or(usize::MAX),
+        Request::WaitJobs { ids, .. } => ids.len(),
+        Request::ListWorkers => LIST_JOBS_MAX,
+        _ => 1,
+    };
+    items.saturating_mul(LISTED_JOB_BYTES)
 }
 
 /// How long a request may wait by its own wish.

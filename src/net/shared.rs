@@ -43,6 +43,10 @@ pub const IMAGES_WAITING_MAX: usize = 4096;
 /// `RESOURCE_EXHAUSTED`: what waits in lanes is counted in places, and a place may hold megabytes.
 pub const SUBMIT_BYTES_MAX: usize = 256 << 20;
 
+/// Memory of long lists that are made and not yet on their way, over all connections. One more is refused
+/// with `RESOURCE_EXHAUSTED`: those who ask and do not read hold each of theirs until they are cut off.
+pub const LISTED_BYTES_MAX: usize = 256 << 20;
+
 /// What a node's sockets need to be told.
 #[derive(Clone, Debug)]
 pub struct NetConfig {
@@ -238,6 +242,8 @@ pub struct Ctx {
     pub images: Images,
     /// Bytes of submits that are read and not yet answered.
     pub bytes_in_flight: Budget,
+    /// Memory of long lists on their way out.
+    pub bytes_listed: Budget,
     /// Bytes of frames of clients that are not whole yet.
     pub bytes_partial: Budget,
     /// What callers that are turned away make us say in the log.
@@ -257,6 +263,7 @@ impl Ctx {
             text: Places::new(TEXT_CONNECTIONS_MAX),
             images: Images::new(),
             bytes_in_flight: Budget::new(SUBMIT_BYTES_MAX),
+            bytes_listed: Budget::new(LISTED_BYTES_MAX),
             bytes_partial: Budget::new(PARTIAL_BYTES_MAX),
             turned_away: Sparing::default(),
             lanes: Lanes::default(),

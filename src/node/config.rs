@@ -23,6 +23,8 @@ pub struct Config {
     pub peers: Vec<(NodeId, String)>,
     /// Its data directory, made if missing.
     pub data: PathBuf,
+    /// Damaged data is set aside, and the node heals from its peers.
+    pub heal: bool,
     /// How many commands its built-in worker runs at once; 0: it has none.
     pub slots: u32,
     /// It may listen on an address that others reach, though it runs commands for anyone.
@@ -196,6 +198,7 @@ mod tests {
             listen: "127.0.0.1:7101".into(),
             peers: peers.iter().map(|(id, addr)| (NodeId(*id), (*addr).into())).collect(),
             data: "data".into(),
+            heal: false,
             slots: 4,
             insecure: false,
             log_keep_bytes: 64 << 20,

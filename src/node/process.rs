@@ -25,8 +25,10 @@ use crate::raft::message::{Configuration, Voter};
 use crate::replica::core::{Config as ReplicaConfig, Replica};
 use crate::replica::input::Turn;
 use crate::replica::view::{Notice, View};
+use crate::storage::error::OpenError;
+use crate::storage::healing;
 use crate::storage::log::Options;
-use crate::storage::threads::{Opened, Recovered, open};
+use crate::storage::threads::{Event, Opened, Recovered, open};
 use crate::types::{ClusterId, Incarnation, Index, NodeId, Term, WorkerId};
 use crate::worker::runner::{BuiltIn, BuiltInConfig, start};
 
@@ -59,6 +61,36 @@ pub fn run(config: Config) -> i32 {
     }
 }
 
+/// The smallest cluster in which the others are a majority without the one that heals.
+const HEALING_NODES_MIN: usize = 3;
+
+/// Opens the data directory; sets damaged files aside if this start was told to heal.
+fn open_disk(config: &Config, options: &Options, events: Sender<Event>) -> Result<Opened, String> {
+    let nodes = config.peers.len();
+    let explain = |error: OpenError| match error.advice(&config.data) {
+        Some(_) if error.is_damage() && nodes < HEALING_NODES_MIN => format!(
+            "{error}. In a cluster of {nodes} it cannot be healed, for the others are no majority \
+             without it"
+        ),
+        Some(advice) => format!("{error}. {advice}"),
+        None => error.to_string(),
+    };
+    if !config.heal || nodes < HEALING_NODES_MIN {
+        return open(&config.data, config.id, options, events).map_err(explain);
+    }
+    let (opened, aside) =
+        healing::open(&config.data, config.id, options, events).map_err(explain)?;
+    match aside {
+        Some(aside) => log::warn!(
+            "what was damaged is in {} now, and can be deleted once nobody wants to look at it",
+            config.data.join(&aside.into).display()
+        ),
+        None if opened.recovered.healing => {}
+        None => log::info!("--heal: nothing is damaged here, so this node starts as usual"),
+    }
+    Ok(opened)
+}
+
 /// A started node.
 struct Node {
     config: Config,
@@ -84,9 +116,8 @@ impl Node {
         let options =
             Options { segment_bytes: config.segment_bytes, log_keep_bytes: config.log_keep_bytes };
         let (events, storage_events) = bounded(STORAGE_EVENTS_MAX);
-        let Opened { storage, recovered } =
-            open(&config.data, config.id, &options, events).map_err(|error| error.to_string())?;
-        let (snapshot, machine) = load(&storage.snapshots(), storage.log_first())?;
+        let Opened { storage, recovered } = open_disk(&config, &options, events)?;
+        let (snapshot, machine) = load(&storage.snapshots(), storage.log_first(), &config.data)?;
         let dir = recovered.dir;
         log::info!(
             "node {} starts: log {} to {}, snapshot at {}, term {}",
@@ -96,6 +127,12 @@ impl Node {
             machine.applied_index(),
             recovered.hard_state.term
         );
+        if recovered.healing {
+            log::warn!(
+                "this node heals: it neither votes nor counts until it holds all that its leader had \
+                 committed when a majority of the other nodes confirmed it"
+            );
+        }
         let boot = boot(&config.peers_sorted(), recovered, snapshot)?;
         let turn = Turn { now: clock::ticks(), wall: clock::wall() };
         let replica_config = ReplicaConfig {
@@ -332,6 +369,7 @@ pub(crate) fn boot(
         configurations,
         commit_index: recovered.commit_index,
         applied_index,
+        healing: recovered.healing,
     })
 }
 
@@ -355,6 +393,7 @@ fn first_view(config: &Config, boot: &Boot) -> View {
         leader: None,
         configuration,
         ready: false,
+        healing: boot.healing,
         stopping: false,
     }
 }

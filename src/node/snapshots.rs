@@ -1,12 +1,14 @@
 //! Snapshot files for the lane that carries them: the disk's side of it, and the decoding.
 
 use std::io;
+use std::path::Path;
 
 use crate::jobs::image::Restore;
 use crate::jobs::machine::Machine;
 use crate::net::shared::{SnapshotFile, SnapshotFiles};
 use crate::raft::message::SnapshotMeta;
 use crate::storage::disk::Disk;
+use crate::storage::error::advice;
 use crate::storage::snapshot::{SnapshotError, SnapshotFile as DiskFile, Snapshots};
 use crate::types::Index;
 
@@ -51,17 +53,30 @@ pub(crate) fn receive<D: Disk>(
     Ok((meta, Box::new(machine)))
 }
 
-/// Loads the machine of the newest snapshot on disk whose successors are in the log, which begins at `log_first`, or a new one where there is none.
+/// Loads the machine of the newest snapshot in `data` whose successors are in the log, which begins at
+/// `log_first`, or a new one where there is none.
 ///
 /// # Errors
 /// What is wrong with the snapshot: a node without its past must not start.
 pub(crate) fn load<D: Disk>(
     snapshots: &Snapshots<D>,
     log_first: Index,
+    data: &Path,
 ) -> Result<(Option<SnapshotMeta>, Machine), String> {
     let mut restore = Restore::new();
     let mut push = |record: &[u8]| restore.push(record).map_err(|error| error.to_string());
-    match snapshots.load(log_first, &mut push).map_err(|error: SnapshotError| error.to_string())? {
+    let explain = |error: SnapshotError| match error {
+        SnapshotError::Damaged { .. } => format!(
+            "{error}, and no other snapshot reaches the log; this node must not vote without it. Nothing \
+             was changed. {}",
+            advice(data)
+        ),
+        SnapshotError::OutOfOrder { .. }
+        | SnapshotError::NoTransfer
+        | SnapshotError::Refused { .. }
+        | SnapshotError::Io(_) => error.to_string(),
+    };
+    match snapshots.load(log_first, &mut push).map_err(explain)? {
         None => Ok((None, Machine::new())),
         Some(meta) => {
             let machine = finish(restore, &meta)?;

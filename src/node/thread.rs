@@ -15,11 +15,13 @@ use crate::net::metrics::Metrics;
 use crate::net::server::Net;
 use crate::net::shared::Shared;
 use crate::node::clock;
-use crate::raft::core::{LogGone, SendError};
+use crate::raft::config::HEALING_PATIENCE_TICKS;
+use crate::raft::core::{HealingStatus, LogGone, SendError};
 use crate::raft::effects::Offer;
 use crate::replica::core::Replica;
 use crate::replica::input::{Input, Output, Turn};
 use crate::replica::view::Notice;
+use crate::storage::healing::ASIDE;
 use crate::storage::threads::{Event, Storage};
 use crate::types::{Incarnation, Index, NodeId, TICK_MS, Term, WorkerId};
 use crate::wire::message::Request;
@@ -135,6 +137,15 @@ impl RaftThread {
                 None => {}
             }
             self.turns(&mut state);
+            self.check_healing()?;
+        }
+    }
+
+    /// Gives up a healing that cannot succeed.
+    fn check_healing(&self) -> Result<(), String> {
+        match self.replica.raft().healing() {
+            Some(healing) if healing.is_hopeless => Err(hopeless(&healing, &self.shared.info.data)),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -261,6 +272,18 @@ impl RaftThread {
         let stats = self.storage.stats();
         metrics.log_written_bytes.set(stats.written_bytes.load(Ordering::Relaxed));
     }
+}
+
+/// Says why a healing has no hope.
+fn hopeless(healing: &HealingStatus, data: &str) -> String {
+    let HealingStatus { others, whole, needed, .. } = healing;
+    format!(
+        "it cannot heal: for {} s it has heard no leader, and of the {others} other nodes {whole} answer \
+         and are whole, where {needed} are needed: a majority of the cluster is damaged or out of reach. \
+         Nothing was deleted: what was damaged is in {data}/{ASIDE}*. Start the other nodes, then this one \
+         again: it goes on healing",
+        HEALING_PATIENCE_TICKS * TICK_MS / 1000
+    )
 }
 
 /// Returns what an ask counts against [`PROPOSAL_BYTES_PER_TURN`].

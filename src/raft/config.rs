@@ -31,6 +31,16 @@ pub const SNAPSHOT_RETRY_TICKS: u64 = 1_000 / TICK_MS;
 /// again: 30 s.
 pub const SNAPSHOT_INSTALL_TICKS: u64 = 30_000 / TICK_MS;
 
+/// How often a healing node asks the others whether they are whole: every 500 ms.
+pub const HEALING_POLL_TICKS: u64 = 500 / TICK_MS;
+
+/// How long a healing node waits for its leader's answer before it asks again: 300 ms.
+pub const HEALING_ASK_TICKS: u64 = 300 / TICK_MS;
+
+/// How long a healing node may hear neither a leader nor so many whole nodes that they could have one
+/// before there is no hope: 60 s.
+pub const HEALING_PATIENCE_TICKS: u64 = 60_000 / TICK_MS;
+
 /// How much time one call of `tick` lets pass at most: half the shortest election timeout. A node
 /// that itself stood still for longer has heard nobody because it did not listen; the time it
 /// missed is no evidence against anyone.
@@ -190,6 +200,8 @@ pub struct Boot {
     pub commit_index: Index,
     /// What the machine already holds: the snapshot's index, or 0.
     pub applied_index: Index,
+    /// Synced data was lost here, and this node is not whole again: it must neither vote nor count.
+    pub healing: bool,
 }
 
 impl Boot {
@@ -207,6 +219,7 @@ impl Boot {
             configurations: Vec::new(),
             commit_index: Index(0),
             applied_index: Index(0),
+            healing: false,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The Raft core itself: messages, ticks and proposals in, [`Effects`] out.
 //!
 //! This file holds the state, the ways in and the way out; what happens in between is in the files
-//! named for it: `election`, `follower`, `replication`, `durability`, `read`, `transfer`.
+//! named for it: `election`, `follower`, `replication`, `durability`, `read`, `transfer`, `healing`.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -15,17 +15,19 @@ use crate::raft::dice::Dice;
 use crate::raft::durability::{Disk, Held};
 use crate::raft::effects::Effects;
 use crate::raft::follower::Following;
+use crate::raft::healing::Healing;
 use crate::raft::log::Log;
 use crate::raft::message::{Configuration, Entry, EntryKind, HardState, Message, SnapshotMeta};
 use crate::raft::peer::Peer;
 use crate::raft::read::Reads;
-use crate::raft::replication::Leading;
+use crate::raft::replication::{Leading, Reply};
 use crate::types::{ClusterId, Index, NodeId, Term, Ticks};
 
 // The words of the core's own methods, so that its callers find them where they call.
 pub use crate::raft::config::{Boot, Config, PEER_NUMBER_MAX, TICK_ELAPSED_MAX};
 pub use crate::raft::status::{
-    LogGone, PeerState, PeerStatus, ProposeError, Role, SendError, Status, TransferError,
+    HealingStatus, LogGone, PeerState, PeerStatus, ProposeError, Role, SendError, Status,
+    TransferError,
 };
 
 /// The largest number that a start's questions to the leader may begin with.
@@ -67,6 +69,8 @@ pub struct Raft {
     pub(super) leading: Leading,
     pub(super) reads: Reads,
     pub(super) applying: Applying,
+    /// `None`: this node is whole.
+    pub(super) healing: Option<Healing>,
     /// The last number given to a read, a question or a session.
     pub(super) numbers: u64,
     pub(super) refused_messages: u64,
@@ -114,6 +118,7 @@ impl Raft {
             peers: others.map(Peer::new).collect(),
             leading: Leading::default(),
             reads: Reads::new(dice.between(0, QUESTION_FIRST_MAX)),
+            healing: boot.healing.then(|| Healing::new(dice.between(0, QUESTION_FIRST_MAX))),
             dice,
             applying: Applying::default(),
             numbers: 0,
@@ -154,6 +159,7 @@ impl Raft {
             Role::Leader => self.tick_leader(),
             Role::Follower | Role::PreCandidate | Role::Candidate => self.tick_election(),
         }
+        self.tick_healing();
         self.tick_reads();
     }
 
@@ -193,12 +199,18 @@ impl Raft {
                 };
                 self.on_append(from, append);
             }
-            Message::AppendReply { term, outcome, session, round } => {
-                self.on_append_reply(from, term, outcome, session, round);
+            Message::AppendReply { term, outcome, session, round, healing } => {
+                let reply = Reply { term, outcome, session, round, healing };
+                self.on_append_reply(from, reply);
             }
             Message::InstallSnapshot { term, meta } => self.on_offer(from, term, &meta),
             Message::TimeoutNow { term } => self.on_timeout_now(from, term),
-            Message::ReadIndex { term, token } => self.on_read_index(from, term, token),
+            Message::ReadIndex { term, token, healing: false } => {
+                self.on_read_index(from, term, token);
+            }
+            Message::ReadIndex { term, token, healing: true } => {
+                self.on_healing_question(from, term, token);
+            }
             Message::ReadIndexReply { term, token, index } => {
                 self.on_read_index_reply(from, term, token, index);
             }
@@ -237,6 +249,7 @@ impl Raft {
     pub fn effects_unapplied(&mut self) -> Effects {
         self.issue_reads();
         if self.role == Role::Leader {
+            self.answer_witnesses();
             self.replicate();
         }
         self.acknowledge();
@@ -284,6 +297,7 @@ impl Raft {
             transferring: self.leading.transfer.map(|transfer| transfer.to),
             own_term_committed: self.own_term_committed(),
             refused_messages: self.refused_messages,
+            healing: self.healing(),
             peers: peers.map(|peer| peer.status(self.now, self.config.liveness_ticks)).collect(),
         }
     }
@@ -411,6 +425,9 @@ impl Raft {
         self.log.assert_invariants();
         self.disk.assert_invariants(self.hard, last_index);
         assert_eq!(self.role == Role::Leader, self.leader == Some(self.config.id), "who leads?");
+        if self.is_healing() {
+            assert_eq!(self.role, Role::Follower, "a healing node that does not just follow");
+        }
         if self.role == Role::Leader {
             assert!(self.is_hard_durable(), "a leader whose vote for itself is not durable");
             for peer in &self.peers {

@@ -25,6 +25,7 @@ struct Outstanding {
     seq: u64,
     hard: Option<HardState>,
     has_reset: bool,
+    healed: bool,
     /// The last entry that is durable once the batch is. A truncation lowers it at once: the batch
     /// then holds entries that are in the log no more, and must not confirm what took their place.
     upto: Index,
@@ -109,8 +110,8 @@ impl Disk {
         if let Some(meta) = reset {
             hash_meta(meta, into);
         }
-        if let Some(Outstanding { seq: _, hard, has_reset, upto, since: _ }) = outstanding {
-            (hard.is_some(), has_reset, upto).hash(into);
+        if let Some(Outstanding { seq: _, hard, has_reset, upto, since: _, healed }) = outstanding {
+            (hard.is_some(), has_reset, upto, healed).hash(into);
             if let Some(hard) = hard {
                 hash_hard_state(*hard, names, into);
             }
@@ -141,6 +142,9 @@ impl Raft {
         self.disk.durable_index = self.disk.durable_index.max(batch.upto);
         if let Some(hard) = batch.hard {
             self.disk.durable_hard = hard;
+        }
+        if batch.healed {
+            self.become_whole();
         }
         if self.is_hard_durable() {
             self.release_held();
@@ -211,10 +215,12 @@ impl Raft {
 
     /// Hands the disk all that waits, as one batch within its bounds, unless one is outstanding.
     pub(super) fn write_batch(&mut self) {
+        let healed = self.has_healed();
         let disk = &mut self.disk;
         let last_index = self.log.last_index();
         let hard = (disk.written_hard != self.hard).then_some(self.hard);
         let idle = hard.is_none() && disk.reset.is_none() && disk.unwritten > last_index;
+        let idle = idle && !healed;
         if idle || disk.outstanding.is_some() {
             return;
         }
@@ -234,6 +240,7 @@ impl Raft {
             seq: disk.seq,
             hard,
             has_reset: reset.is_some(),
+            healed,
             upto,
             since: self.now,
         });
@@ -249,6 +256,7 @@ impl Raft {
             // Never beyond what this batch makes durable: after a crash the hint must not reach
             // into entries that this log was about to replace.
             commit_index: self.commit_index.min(upto),
+            healed,
         });
     }
 }

@@ -50,6 +50,9 @@ pub struct Persist {
     pub entries: Vec<Entry>,
     /// The commit index, a hint for the next start.
     pub commit_index: Index,
+    /// This node has healed: once all the rest of the batch is durable, take the mark away that says
+    /// it is healing, durably, before the batch counts as persisted.
+    pub healed: bool,
 }
 
 /// A read that may be served as soon as `index` is applied.

@@ -32,10 +32,10 @@ impl Raft {
         self.count_vote(self.config.id, true);
     }
 
-    /// Tells whether this node may lead: it is a voter, its disk answers, and it is not in the
+    /// Tells whether this node may lead: it is a voter and whole, its disk answers, and it is not in the
     /// middle of installing a snapshot.
     fn may_campaign(&self) -> bool {
-        self.is_voter && !self.is_disk_hung() && !self.disk.has_reset()
+        self.is_voter && !self.is_healing() && !self.is_disk_hung() && !self.disk.has_reset()
     }
 
     pub(super) fn reset_election_timer(&mut self) {
@@ -43,7 +43,7 @@ impl Raft {
         self.election_deadline = self.now + self.dice.between(min, max);
     }
 
-    fn broadcast(&mut self, message: &Message) {
+    pub(super) fn broadcast(&mut self, message: &Message) {
         let others: Vec<NodeId> = self.peers.iter().map(|peer| peer.id).collect();
         others.into_iter().for_each(|to| self.post(to, message.clone()));
     }
@@ -94,6 +94,10 @@ impl Raft {
         last_index: Index,
         last_term: Term,
     ) {
+        if self.is_healing() {
+            // It has no say, and its silence tells others that heal that it is not whole.
+            return;
+        }
         let granted = term > self.hard.term
             && self.is_up_to_date(last_index, last_term)
             && !self.hears_leader()
@@ -106,6 +110,7 @@ impl Raft {
     /// Takes an answer to a pre-vote. A refusal from a later term is how a node that fell behind
     /// learns of it; without that it would be refused for ever.
     pub(super) fn on_pre_vote_reply(&mut self, from: NodeId, term: Term, granted: bool) {
+        self.heard_whole(from);
         if !granted && term > self.hard.term {
             self.become_follower(term, None);
         } else if self.role == Role::PreCandidate && (!granted || term == self.hard.term.next()) {
@@ -129,6 +134,9 @@ impl Raft {
                 return;
             }
             self.become_follower(term, None);
+        }
+        if self.is_healing() {
+            return;
         }
         let is_free = match self.hard.vote {
             Some(vote) => vote == from,

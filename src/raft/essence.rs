@@ -73,8 +73,8 @@ pub fn hash_message<H: Hasher>(
             (term, prev_index, prev_term, entries, commit_index, round).hash(into);
             names.session(*term, to, *session).hash(into);
         }
-        Message::AppendReply { term, outcome, session, round } => {
-            (term, outcome, round).hash(into);
+        Message::AppendReply { term, outcome, session, round, healing } => {
+            (term, outcome, round, healing).hash(into);
             names.session(*term, from, *session).hash(into);
         }
         Message::InstallSnapshot { term, meta } => {
@@ -82,7 +82,7 @@ pub fn hash_message<H: Hasher>(
             hash_meta(meta, into);
         }
         Message::TimeoutNow { term } => term.hash(into),
-        Message::ReadIndex { term, token } => (term, token).hash(into),
+        Message::ReadIndex { term, token, healing } => (term, token, healing).hash(into),
         Message::ReadIndexReply { term, token, index } => (term, token, index).hash(into),
     }
 }
@@ -130,6 +130,8 @@ impl Raft {
             leading,
             reads,
             applying,
+            // No scope has a node that heals.
+            healing: _,
             numbers: _,
             refused_messages: _,
             out: _,

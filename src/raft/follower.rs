@@ -76,6 +76,11 @@ impl Following {
         (verified_index, round, sent_match, sent_round, owes).hash(into);
         (sent_at.map(|at| at == now), rename(*session)).hash(into);
     }
+
+    /// Makes an acknowledgement due, even if nothing new is durable.
+    pub(super) fn owe(&mut self) {
+        self.owes = true;
+    }
 }
 
 impl Raft {
@@ -119,6 +124,7 @@ impl Raft {
             return false;
         }
         self.become_follower(term, Some(from));
+        self.heard_leader_while_healing(from);
         self.leader_seen = self.now;
         self.reset_election_timer();
         let now = self.now;
@@ -222,7 +228,8 @@ impl Raft {
         let prev_index = append.prev_index;
         let outcome = AppendOutcome::Rejected { prev_index, hint_index, hint_term };
         let (session, round) = (append.session, append.round);
-        self.post(to, Message::AppendReply { term: self.hard.term, outcome, session, round });
+        let (term, healing) = (self.hard.term, self.healing_number());
+        self.post(to, Message::AppendReply { term, outcome, session, round, healing });
     }
 
     /// Sends the acknowledgement that has come due, one for all messages since the last. It claims
@@ -235,6 +242,7 @@ impl Raft {
         if !is_due || self.following.session == 0 || !self.is_hard_durable() {
             return;
         }
+        let healing = self.healing_number();
         let following = &mut self.following;
         following.owes = false;
         following.sent_match = following.sent_match.max(match_index);
@@ -245,6 +253,7 @@ impl Raft {
             outcome: AppendOutcome::Accepted { match_index },
             session: following.session,
             round: following.round,
+            healing,
         };
         self.out.send.push((leader, reply));
     }

@@ -149,6 +149,9 @@ pub enum Message {
         session: u64,
         /// From the request.
         round: u64,
+        /// The follower has lost synced data and is not whole again: what it holds is true, and must not be
+        /// counted. The number is that of its process's question: another one has begun anew.
+        healing: Option<u64>,
     },
     /// Offers a snapshot; its chunks travel on a lane of their own (Raft paper §7).
     InstallSnapshot {
@@ -162,12 +165,15 @@ pub enum Message {
         /// The leader's term.
         term: Term,
     },
-    /// A follower asks its leader for a read index (Ongaro thesis §6.4).
+    /// A follower asks its leader for a read index (Ongaro thesis §6.4), or, if it is healing, for the
+    /// index of an entry that is made and committed after the question.
     ReadIndex {
         /// The follower's term.
         term: Term,
         /// The follower's name for its question; the leader echoes it and reads nothing into it.
         token: u64,
+        /// The follower is healing.
+        healing: bool,
     },
     /// Answers [`Message::ReadIndex`].
     ReadIndexReply {

@@ -78,6 +78,9 @@ pub(super) struct Peer {
     /// A heartbeat is due.
     pub(super) heartbeat: bool,
     pub(super) read: Option<DiskRead>,
+    /// It has lost synced data and is not whole again: it is fed, and not counted. The number is that of
+    /// its process.
+    pub(super) healing: Option<u64>,
 }
 
 impl Peer {
@@ -98,6 +101,7 @@ impl Peer {
             acked_round: 0,
             heartbeat: false,
             read: None,
+            healing: None,
         }
     }
 
@@ -105,6 +109,17 @@ impl Peer {
     pub(super) fn begin_term(&mut self, now: u64, next_index: Index, session: u64) {
         *self = Self { heard: self.heard, contact: now, ..Self::new(self.id) };
         self.probe(next_index, session);
+    }
+
+    /// Forgets all it said in this term: it has lost that.
+    pub(super) fn begin_healing(&mut self, healing: Option<u64>, next_index: Index, session: u64) {
+        *self = Self { heard: self.heard, contact: self.contact, healing, ..Self::new(self.id) };
+        self.probe(next_index, session);
+    }
+
+    /// Returns what a majority may be made up of: nothing of a node that is healing.
+    pub(super) fn counted(&self, reached: u64) -> u64 {
+        if self.healing.is_some() { 0 } else { reached }
     }
 
     /// Begins a session that asks where the logs agree, at `next_index` or after `match_index`,
@@ -181,6 +196,7 @@ impl Peer {
             next_index: self.next_index,
             is_alive: ticks_since_heard.is_some_and(|ticks| ticks <= liveness_ticks),
             ticks_since_heard,
+            is_healing: self.healing.is_some(),
         }
     }
 
@@ -201,6 +217,7 @@ impl Peer {
             sent_round,
             acked_round,
             heartbeat,
+            healing: _,
             read,
         } = self;
         (feed, match_index, next_index, session).hash(into);

@@ -161,7 +161,7 @@ impl Raft {
         let reads = mem::take(&mut self.reads.waiting);
         let batch = Batch { number: token, index: Index(0), asked: self.now, reads };
         self.reads.batches.push_back(batch);
-        self.post(leader, Message::ReadIndex { term: self.hard.term, token });
+        self.post(leader, Message::ReadIndex { term: self.hard.term, token, healing: false });
     }
 
     /// Answers the rounds that a majority of the voters has confirmed: each of them answered a
@@ -171,7 +171,7 @@ impl Raft {
             return;
         }
         let own = self.leading.round;
-        let acked = self.peers.iter().map(|peer| peer.acked_round);
+        let acked = self.peers.iter().map(|peer| peer.counted(peer.acked_round));
         let confirmed = reached_by_majority(acked.chain([own]));
         while let Some(batch) = self.reads.batches.pop_front_if(|b| b.number <= confirmed) {
             self.answer_all(batch.reads, Some(batch.index));
@@ -204,6 +204,9 @@ impl Raft {
             return;
         }
         if term < self.hard.term || self.role != Role::Follower || self.leader != Some(from) {
+            return;
+        }
+        if self.take_goal(token, index) {
             return;
         }
         let position = self.reads.batches.iter().position(|batch| batch.number == token);
@@ -250,7 +253,7 @@ impl Raft {
             tokens.push(batch.number);
         }
         for token in tokens {
-            self.post(leader, Message::ReadIndex { term, token });
+            self.post(leader, Message::ReadIndex { term, token, healing: false });
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::raft::config::{SNAPSHOT_INSTALL_TICKS, SNAPSHOT_RETRY_TICKS};
 use crate::raft::core::{LogGone, ProposeError, Raft, Role, SendError};
 use crate::raft::effects::{ReadLog, SendSnapshot};
 use crate::raft::essence::Names;
+use crate::raft::healing::Witness;
 use crate::raft::message::{
     AppendOutcome, ENTRY_OVERHEAD_BYTES, Entry, EntryKind, Message, SnapshotMeta,
 };
@@ -29,13 +30,32 @@ pub(super) struct Leading {
     /// What the uncommitted proposals of this term weigh.
     pub(super) uncommitted_bytes: usize,
     pub(super) transfer: Option<Handover>,
+    /// Questions of healing nodes, at most one of each peer.
+    pub(super) witnesses: Vec<Witness>,
+}
+
+/// The fields of [`Message::AppendReply`].
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) term: Term,
+    pub(super) outcome: AppendOutcome,
+    pub(super) session: u64,
+    pub(super) round: u64,
+    pub(super) healing: Option<u64>,
 }
 
 impl Leading {
     /// Hashes the leader's part of a node's essence.
     pub(super) fn hash_essence<H: Hasher>(&self, names: &impl Names, into: &mut H) {
         // The proposals' bytes follow from the log.
-        let Self { first_index, round, heartbeat_due: _, uncommitted_bytes: _, transfer } = self;
+        let Self {
+            first_index,
+            round,
+            heartbeat_due: _,
+            uncommitted_bytes: _,
+            transfer,
+            witnesses: _,
+        } = self;
         (first_index, round).hash(into);
         let told =
             |Handover { to, deadline: _, told }: &Handover| (names.node(*to), told.is_some());
@@ -103,7 +123,7 @@ impl Raft {
     /// Tells whether a majority has answered lately. Without one this leader could not commit, and
     /// another may lead already.
     fn is_in_touch(&self) -> bool {
-        let contacts = self.peers.iter().map(|peer| peer.contact);
+        let contacts = self.peers.iter().map(|peer| peer.counted(peer.contact));
         let since = reached_by_majority(contacts.chain([self.now]));
         self.now - since <= self.config.check_quorum_ticks
     }
@@ -163,7 +183,7 @@ impl Raft {
     /// Entries of former terms are never committed by count, only along with one of this term
     /// (Raft paper §5.4.2, Figure 8).
     pub(super) fn advance_commit(&mut self) {
-        let matches = self.peers.iter().map(|peer| peer.match_index.0);
+        let matches = self.peers.iter().map(|peer| peer.counted(peer.match_index.0));
         let reached = Index(reached_by_majority(matches.chain([self.disk.durable_index().0])));
         let is_own = self.log.term_at(reached) == Some(self.hard.term);
         if reached > self.commit_index && (is_own || is_planted(Bug::OldTermCommit)) {
@@ -273,14 +293,8 @@ impl Raft {
     }
 
     /// Handles the answer to an `AppendEntries`.
-    pub(super) fn on_append_reply(
-        &mut self,
-        from: NodeId,
-        term: Term,
-        outcome: AppendOutcome,
-        session: u64,
-        round: u64,
-    ) {
+    pub(super) fn on_append_reply(&mut self, from: NodeId, reply: Reply) {
+        let Reply { term, outcome, session, round, healing } = reply;
         if term > self.hard.term {
             self.become_follower(term, None);
             return;
@@ -296,11 +310,18 @@ impl Raft {
             // An answer to a former session: what it says may be long untrue.
             return;
         }
+        if healing.is_some() && healing != peer.healing {
+            self.on_damaged(from, healing);
+            return;
+        }
+        peer.healing = healing;
         if round > newest_round {
             self.refuse();
             return;
         }
-        peer.acked_round = peer.acked_round.max(round);
+        if healing.is_none() {
+            peer.acked_round = peer.acked_round.max(round);
+        }
         match outcome {
             AppendOutcome::Accepted { match_index } => self.on_accepted(from, match_index),
             AppendOutcome::Rejected { prev_index, hint_index, hint_term } => {
@@ -308,6 +329,18 @@ impl Raft {
             }
         }
         self.confirm_reads();
+    }
+
+    /// Notes that a follower has lost what it said was durable. What is in flight, and what it answered
+    /// before, belongs to a former session from now on; it is asked anew, from the start.
+    fn on_damaged(&mut self, from: NodeId, healing: Option<u64>) {
+        let (session, next_index) = (self.number(), self.log.last_index().next());
+        let Some(peer) = self.peer_mut(from) else { return };
+        let was_sending = peer.feed == Feed::Snapshot(Transfer::Running);
+        peer.begin_healing(healing, next_index, session);
+        if was_sending {
+            self.out.abort_snapshots.push(from);
+        }
     }
 
     fn on_accepted(&mut self, from: NodeId, match_index: Index) {

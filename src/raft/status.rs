@@ -41,6 +41,23 @@ pub struct PeerStatus {
     pub is_alive: bool,
     /// How long ago it was heard; `None`: never.
     pub ticks_since_heard: Option<u64>,
+    /// It has lost synced data and is not whole again; a leader knows it of those that answer.
+    pub is_healing: bool,
+}
+
+/// How far a node is that heals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealingStatus {
+    /// The other voters.
+    pub others: usize,
+    /// How many of them are whole and have answered lately.
+    pub whole: usize,
+    /// How many of them it takes.
+    pub needed: usize,
+    /// What it must hold to be whole again, once its leader has said so.
+    pub goal: Option<Index>,
+    /// For a minute there was neither a leader nor enough whole nodes.
+    pub is_hopeless: bool,
 }
 
 /// One node at one moment.
@@ -84,6 +101,8 @@ pub struct Status {
     pub own_term_committed: bool,
     /// Messages that made no sense and were ignored, since the start.
     pub refused_messages: u64,
+    /// How far it is if it heals; `None`: it is whole.
+    pub healing: Option<HealingStatus>,
     /// The other voters, in the order of their ids.
     pub peers: Vec<PeerStatus>,
 }

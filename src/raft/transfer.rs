@@ -30,7 +30,7 @@ impl Raft {
             return Err(TransferError::Transferring);
         }
         let target = match to {
-            Some(to) => self.peer(to).map(|peer| peer.id),
+            Some(to) => self.peer(to).filter(|peer| peer.healing.is_none()).map(|peer| peer.id),
             None => self.successor(|_id| true),
         };
         let to = target.ok_or(TransferError::NoTarget)?;
@@ -49,6 +49,7 @@ impl Raft {
             let silence = peer.heard.map(|heard| self.now - heard);
             silence.is_some_and(|ticks| ticks <= self.config.check_quorum_ticks)
                 && peer.feed == Feed::Replicate
+                && peer.healing.is_none()
         };
         let near = self.peers.iter().filter(is_near);
         let best = near.max_by_key(|peer| (prefers(peer.id), peer.match_index, peer.heard));

@@ -28,10 +28,13 @@ impl<W> Replica<W> {
                 let peer = status.peers.iter().find(|peer| peer.id == voter.id);
                 let role = if voter.id == own {
                     match status.role {
+                        _ if status.healing.is_some() => "healing",
                         Role::Leader => "leader",
                         Role::Follower => "follower",
                         Role::PreCandidate | Role::Candidate => "candidate",
                     }
+                } else if peer.is_some_and(|peer| peer.is_healing) {
+                    "healing"
                 } else if leads {
                     "follower"
                 } else if status.leader == Some(voter.id) {

@@ -23,6 +23,8 @@ pub struct View {
     pub configuration: Configuration,
     /// It has a leader and has applied what that leader had committed when it was first heard.
     pub ready: bool,
+    /// It has lost synced data and is not whole again: it neither votes nor counts.
+    pub healing: bool,
     /// On its way out: it takes no new work.
     pub stopping: bool,
 }
@@ -109,7 +111,8 @@ impl<W> Replica<W> {
         let leads = self.raft.role() == Role::Leader && !self.stopping;
         let term = self.raft.term();
         let leader = self.raft.leader();
-        let ready = self.readiness.is_ready();
+        let healing = self.raft.is_healing();
+        let ready = self.readiness.is_ready() && !healing;
         // Whoever names a cluster is refused by those of another: an id that is not committed may
         // never be, and would lock this node out.
         let cluster = self.raft.committed_configuration().cluster;
@@ -118,6 +121,7 @@ impl<W> Replica<W> {
                 && view.term == term
                 && view.leader.as_ref().map(|hint| hint.id) == leader
                 && view.ready == ready
+                && view.healing == healing
                 && view.stopping == self.stopping
                 && view.configuration.cluster == cluster
                 && view.configuration.voters == self.raft.configuration().voters
@@ -132,6 +136,7 @@ impl<W> Replica<W> {
             leader: self.leader_hint(),
             configuration: Configuration { cluster, ..self.raft.configuration().clone() },
             ready,
+            healing,
             stopping: self.stopping,
         };
         self.view = Some(view.clone());

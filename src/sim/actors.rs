@@ -2,11 +2,12 @@
 
 use fastrand::Rng;
 
+use crate::replica::view::Notice;
 use crate::sim::calling::{Sending, Up};
 use crate::sim::checks::{Checks, Violation};
 use crate::sim::client::{Client, Pace};
 use crate::sim::worker::Worker;
-use crate::types::NodeId;
+use crate::types::{Incarnation, NodeId, WorkerId};
 use crate::wire::message::Reply;
 
 /// Who asked something.
@@ -33,11 +34,11 @@ impl Actors {
     pub fn new(rng: &mut Rng, nodes: u64) -> Self {
         let pace = Pace::draw(rng);
         let clients = rng.u64(2..6);
-        let workers = rng.u64(3..7);
+        let workers = rng.u64(3..10);
         Self {
             clients: (0..clients).map(|n| Client::new(n, rng.u64(..), nodes, pace)).collect(),
             // At least one of each kind, or some jobs never end.
-            workers: (0..workers).map(|n| Worker::new(n, rng.u64(..), nodes)).collect(),
+            workers: (0..workers).map(|n| worker(n, rng, nodes)).collect(),
         }
     }
 
@@ -101,16 +102,58 @@ impl Actors {
         }
     }
 
-    /// Tells everybody that a node died: their connections to it broke.
+    /// Returns the starts of built-in workers of which the replicas of their nodes must hear, before what
+    /// [`Actors::step`] wants sent is.
+    pub fn announcements(&mut self) -> Vec<(NodeId, WorkerId, Incarnation)> {
+        self.workers.iter_mut().filter_map(Worker::announcement).collect()
+    }
+
+    /// Hands on what the replica of a node tells the worker built into it.
+    pub fn noticed(&mut self, node: NodeId, notices: Vec<Notice>) {
+        if notices.is_empty() {
+            return;
+        }
+        if let Some(worker) = self.workers.iter_mut().find(|worker| worker.home() == Some(node)) {
+            worker.noticed(notices);
+        }
+    }
+
+    /// Tells everybody that their connections to a node broke.
     pub fn broke(&mut self, node: NodeId, now: u64) {
         self.clients.iter_mut().for_each(|client| client.broke(node, now));
         self.workers.iter_mut().for_each(|worker| worker.broke(node, now));
+    }
+
+    /// Has the worker built into a node die with it.
+    pub fn ended(&mut self, node: NodeId, now: u64, checks: &mut Checks) {
+        let (recorder, holders) = checks.outside();
+        for worker in self.workers.iter_mut().filter(|worker| worker.home() == Some(node)) {
+            worker.die(now, u64::MAX, recorder, holders);
+        }
+    }
+
+    /// Tells the worker built into a node that the node is up.
+    pub fn started(&mut self, node: NodeId, now: u64) {
+        for worker in self.workers.iter_mut().filter(|worker| worker.home() == Some(node)) {
+            worker.wake(now);
+        }
+    }
+
+    /// Has the worker built into a node stand still with it.
+    pub fn paused(&mut self, node: NodeId, until: u64, checks: &mut Checks) {
+        let (_, holders) = checks.outside();
+        for worker in self.workers.iter_mut().filter(|worker| worker.home() == Some(node)) {
+            worker.pause(until, holders);
+        }
     }
 
     /// Has one of the workers die, or stand still for a while, past its right to what it runs or not.
     pub fn trouble_a_worker(&mut self, now: u64, rng: &mut Rng, checks: &mut Checks) {
         let (recorder, holders) = checks.outside();
         let Some(worker) = rng.choice(self.workers.iter_mut()) else { return };
+        if worker.sleeps(now) {
+            return;
+        }
         let until = now + rng.u64(0..6000);
         if rng.bool() {
             worker.die(now, until, recorder, holders);
@@ -138,5 +181,16 @@ impl Actors {
     #[must_use]
     pub fn reports(&self) -> u64 {
         self.workers.iter().map(Worker::reports).sum()
+    }
+}
+
+/// Makes a worker. Those of commands are built into nodes, as long as there are nodes; one of them is not, so that
+/// commands go on when nodes are down for long.
+fn worker(number: u64, rng: &mut Rng, nodes: u64) -> Worker {
+    let worker = Worker::new(number, rng.u64(..), nodes);
+    let (kind, place) = (number % 3, number / 3);
+    match kind == 0 && place > 0 && place <= nodes {
+        true => worker.built_into(NodeId(place)),
+        false => worker,
     }
 }

@@ -101,9 +101,23 @@ impl<T: Clone> Calling<T> {
 
     /// Begins a call.
     pub fn begin(&mut self, tag: T, request: Request, now: u64, timeout: Duration, began: u64) {
+        self.begin_at(tag, request, None, now, timeout, began);
+    }
+
+    /// Begins a call that asks only one node, if it names one.
+    pub fn begin_at(
+        &mut self,
+        tag: T,
+        request: Request,
+        only: Option<NodeId>,
+        now: u64,
+        timeout: Duration,
+        began: u64,
+    ) {
         let now = Moment(now);
         let deadline = now.after(timeout);
-        let call = Call::new(Arc::new(request), None, &mut self.cluster, now, deadline);
+        let only = only.map(addr_of);
+        let call = Call::new(Arc::new(request), only, &mut self.cluster, now, deadline);
         let flight = Flight { tag, call, stage: Stage::Due(now), sent: 0, began };
         self.flights.insert(self.next, flight);
         self.next += 1;
@@ -121,21 +135,18 @@ impl<T: Clone> Calling<T> {
         self.flights.is_empty()
     }
 
-    /// Forgets every call, as a process that dies does; returns those that had been sent.
+    /// Forgets every call, as a process that dies does; returns those that had been sent, and those whose answers had
+    /// come and were not looked at yet.
     pub fn forget(&mut self) -> Vec<Done<T>> {
         let flights = std::mem::take(&mut self.flights).into_values();
-        self.done.clear();
         let nothing = |flight: &Flight<T>| Error::Invalid(format!("sent {} times", flight.sent));
-        flights
-            .filter(|flight| flight.sent > 0)
-            .map(|flight| Done {
-                result: Err(nothing(&flight)),
-                request: Arc::clone(flight.call.request()),
-                tag: flight.tag,
-                sent: flight.sent,
-                began: flight.began,
-            })
-            .collect()
+        let cut_short = flights.filter(|flight| flight.sent > 0).map(|flight| {
+            let error = nothing(&flight);
+            done(flight, Err(error))
+        });
+        let mut all = std::mem::take(&mut self.done);
+        all.extend(cut_short);
+        all
     }
 
     /// Takes every step that is due.

@@ -1,11 +1,10 @@
 //! What must hold at every step of a simulated world, and when it has healed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::jobs::command::Limits;
 use crate::jobs::list::Filter;
 use crate::jobs::machine::Machine;
-use crate::raft::core::Role;
 use crate::replica::core::Replica;
 use crate::sim::generate::seen;
 use crate::sim::history::check_jobs;
@@ -14,7 +13,8 @@ use crate::sim::job_model::{JobModel, Op, Seen};
 use crate::sim::linear::STEPS_MAX;
 use crate::sim::recorder::Recorder;
 use crate::sim::rules::{self, End};
-use crate::types::{Fence, Index, JobId, NodeId, Term};
+use crate::sim::shadow::Shadow;
+use crate::types::{Fence, JobId, NodeId};
 
 /// Who looks at every job at the end of a round.
 const AUDITOR: u64 = u64::MAX;
@@ -25,12 +25,10 @@ const PAGE: usize = 1000;
 /// The memory of the checks.
 #[derive(Debug, Default)]
 pub struct Checks {
-    leaders: BTreeMap<Term, NodeId>,
-    digests: BTreeMap<Index, u128>,
-    commits: BTreeMap<NodeId, Index>,
     /// What was asked and told since the last round ended.
     recorder: Recorder,
     holders: Holders,
+    shadow: Shadow,
     total: RoundReport,
 }
 
@@ -43,40 +41,7 @@ impl Checks {
     /// # Errors
     /// The promise it broke.
     pub fn after_turn<W>(&mut self, node: NodeId, replica: &Replica<W>) -> Result<(), Violation> {
-        let status = replica.raft().status();
-        if status.role == Role::Leader {
-            let leader = *self.leaders.entry(status.term).or_insert(node);
-            if leader != node {
-                return Err(format!("term {} has two leaders: {leader} and {node}", status.term));
-            }
-        }
-        let before = self.commits.insert(node, status.commit_index).unwrap_or_default();
-        if status.commit_index < before {
-            return Err(format!(
-                "node {node}: commit went from {before} to {}",
-                status.commit_index
-            ));
-        }
-        if replica.machine().applied_index() > status.commit_index {
-            return Err(format!("node {node} applied what is not committed"));
-        }
-        let machine = replica.machine();
-        let newest = (machine.applied_index(), machine.digest());
-        for (index, digest) in machine.digests().into_iter().chain([newest]) {
-            let known = *self.digests.entry(index).or_insert(digest.0);
-            if known != digest.0 {
-                return Err(format!("node {node} has another machine at {index}"));
-            }
-        }
-        while self.digests.len() > 4096 {
-            self.digests.pop_first();
-        }
-        Ok(())
-    }
-
-    /// Notes that a node lost its memory: its commit index may begin anew.
-    pub fn restarted(&mut self, node: NodeId) {
-        self.commits.remove(&node);
+        self.shadow.follow(node, replica)
     }
 
     /// Returns what clients and workers write to.
@@ -99,7 +64,10 @@ impl Checks {
             end.extend(seen.map(|seen| (*id, seen)));
         }
         self.find_invented(machine, &mut end);
-        let records = self.recorder.clear();
+        let round: BTreeSet<JobId> = jobs.into_iter().collect();
+        let mut records = self.recorder.clear();
+        // Somebody may report on a job of a former round, late; of that one there is no history any more.
+        records.retain(|record| round.contains(&record.job));
         let limits = machine.limits();
         let may_forget = limits.finished_count_max < Limits::default().finished_count_max;
         let model =
@@ -138,6 +106,12 @@ impl Checks {
     #[must_use]
     pub fn total(&self) -> RoundReport {
         self.total
+    }
+
+    /// Returns how many assignments were made and looked at.
+    #[must_use]
+    pub fn assignments(&self) -> u64 {
+        self.shadow.assignments()
     }
 
     /// Returns how many assignments workers began.

@@ -11,7 +11,7 @@ use crate::sim::calling::{Calling, Done, Sending, Up};
 use crate::sim::generate::seen;
 use crate::sim::job_model::{Cancelled, Op, Submitted};
 use crate::sim::recorder::{Recorder, new_id};
-use crate::types::{JobId, QueueName};
+use crate::types::{JobId, NodeId, QueueName};
 use crate::wire::message::{Code, Filter, Refusal, Reply, Request};
 
 /// Calls of one client under way at one time, at most.
@@ -59,12 +59,12 @@ impl Pace {
 #[derive(Debug)]
 pub struct Client {
     number: u64,
+    nodes: u64,
     rng: Rng,
     pace: Pace,
     calling: Calling<()>,
     next_at: u64,
     burst_ends: u64,
-    /// A client asked for more than it may: what it wanted last comes again.
     acknowledged: u64,
     reads: u64,
 }
@@ -75,7 +75,17 @@ impl Client {
     pub fn new(number: u64, seed: u64, nodes: u64, pace: Pace) -> Self {
         let mut rng = Rng::with_seed(seed);
         let calling = Calling::new(nodes, rng.u64(..));
-        Self { number, rng, pace, calling, next_at: 0, burst_ends: 0, acknowledged: 0, reads: 0 }
+        Self {
+            number,
+            nodes,
+            rng,
+            pace,
+            calling,
+            next_at: 0,
+            burst_ends: 0,
+            acknowledged: 0,
+            reads: 0,
+        }
     }
 
     /// Takes what has come, begins what is due, and says what to send. `more` tells whether to begin anything.
@@ -111,7 +121,7 @@ impl Client {
     }
 
     /// Hears that a node died.
-    pub fn broke(&mut self, node: crate::types::NodeId, now: u64) {
+    pub fn broke(&mut self, node: NodeId, now: u64) {
         self.calling.broke(node, now);
     }
 
@@ -146,8 +156,11 @@ impl Client {
             true => Duration::from_millis(self.rng.u64(20..IMPATIENCE_MS_MAX)),
             false => PATIENCE,
         };
+        // Any node answers a read, and must not answer it from the past.
+        let is_aimed = !request.is_change() && self.rng.bool();
+        let only = is_aimed.then(|| NodeId(self.rng.u64(1..=self.nodes)));
         let began = recorder.moment(now);
-        self.calling.begin((), request, now, timeout, began);
+        self.calling.begin_at((), request, only, now, timeout, began);
     }
 
     fn submit_new(&mut self, now: u64, recorder: &mut Recorder) -> Option<Request> {
@@ -249,7 +262,6 @@ impl Book<'_> {
     /// Returns how many submits were acknowledged, and how many reads answered.
     fn settle(&mut self, done: &Done<()>) -> (u64, u64) {
         let repeated = done.sent > 1;
-        #[expect(clippy::wildcard_enum_match_arm, reason = "it asks for nothing else")]
         match (&*done.request, &done.result) {
             (Request::SubmitJob(job), result) => {
                 let result = match result {

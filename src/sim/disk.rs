@@ -345,7 +345,20 @@ impl Disk for SimDisk {
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.state().names.keys().cloned().collect())
+        let state = self.state();
+        let outer = |name: &String| name.split('/').next().unwrap_or_default().to_owned();
+        let mut names: Vec<String> = state.names.keys().map(outer).collect();
+        names.dedup();
+        Ok(names)
+    }
+
+    fn make_dir(&self, _name: &str) -> io::Result<()> {
+        // A directory is in the names of its files.
+        whole(Self::enter(&mut self.state())?)
+    }
+
+    fn sync_inner(&self, _name: &str) -> io::Result<()> {
+        self.sync_dir()
     }
 
     fn sync_dir(&self) -> io::Result<()> {

@@ -26,9 +26,10 @@ impl Nodes {
         Self(u8::MAX >> (8 - count))
     }
 
-    /// Some of them, and not all.
+    /// Some of them, and not all, unless there is one only.
     fn some(dice: &mut Rng, count: u64) -> Self {
-        Self(dice.u8(1..Self::all(count).0))
+        let all = Self::all(count);
+        if count < 2 { all } else { Self(dice.u8(1..all.0)) }
     }
 
     fn others(self, count: u64) -> Self {

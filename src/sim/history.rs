@@ -165,3 +165,95 @@ fn show(operation: &Operation<Op>) -> String {
     let until = returned.map_or("?".into(), |returned| returned.to_string());
     format!("{invoked}..{until} us  {op:?}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::job::Status;
+    use crate::sim::job_model::{Cancelled, Reported, Seen, Submitted};
+    use crate::sim::linear::STEPS_MAX;
+
+    fn record(invoked_us: u64, returned_us: Option<u64>, op: Op) -> Record {
+        Record { client: 7, job: JobId([1; 16]), invoked_us, returned_us, op }
+    }
+
+    fn created() -> Op {
+        Op::Submit { content: 1 << 60, repeated: false, outcome: Some(Submitted::Created) }
+    }
+
+    fn verdict(records: &[Record]) -> Option<String> {
+        check_jobs(&JobModel::default(), records, STEPS_MAX).fault()
+    }
+
+    #[test]
+    fn record_is_a_line_that_reads_back() {
+        let seen = Seen { status: Status::Running, attempt: 1, fence: u64::MAX, result: 0 };
+        let ops = [
+            created(),
+            Op::Look { seen: Some(seen) },
+            Op::Look { seen: None },
+            Op::Cancel { repeated: true, outcome: Some(Cancelled::Ended(Some(Status::Failed))) },
+            Op::Cancel { repeated: true, outcome: None },
+            Op::Report {
+                fence: 4,
+                completed: true,
+                result: 9,
+                outcome: Some(Reported::StaleFence),
+            },
+            Op::Assigned { attempt: 2, fence: 8 },
+        ];
+        for op in ops {
+            for returned_us in [Some(12), None] {
+                let record = record(5, returned_us, op.clone());
+                let line = record.to_line();
+                assert_eq!(Record::from_line(&line).unwrap(), record, "{line}");
+            }
+        }
+        let line = record(5, Some(6), Op::Look { seen: None }).to_line();
+        let text = r#"{"client":7,"job":"01010101010101010101010101010101","invoked_us":5,"returned_us":6,"op":"look","seen":null}"#;
+        assert_eq!(line, text);
+        assert!(Record::from_line("{}").is_err());
+    }
+
+    #[test]
+    fn former_try_of_a_cancellation_may_still_be_done() {
+        let gone = |repeated| {
+            let outcome = Some(Cancelled::NotFound);
+            let seen = Seen { status: Status::Cancelled, attempt: 1, fence: 0, result: 0 };
+            [
+                record(0, Some(10), Op::Cancel { repeated, outcome }),
+                record(20, Some(30), created()),
+                record(40, Some(50), Op::Look { seen: Some(seen) }),
+            ]
+        };
+        assert_eq!(verdict(&gone(true)), None);
+        assert!(verdict(&gone(false)).unwrap().contains("no order of these operations"));
+    }
+
+    #[test]
+    fn assignment_is_older_than_whoever_tells_of_it() {
+        let told = Op::Assigned { attempt: 1, fence: 4096 };
+        let seen = Seen { status: Status::Running, attempt: 1, fence: 4096, result: 0 };
+        let look = Op::Look { seen: Some(seen) };
+        let late = [
+            record(0, Some(1), created()),
+            record(10, Some(11), look.clone()),
+            record(20, Some(21), told.clone()),
+        ];
+        assert_eq!(verdict(&late), None);
+        let pending = Seen { status: Status::Pending, fence: 0, ..seen };
+        let back = [
+            record(0, Some(1), created()),
+            record(10, Some(11), told),
+            record(20, Some(21), Op::Look { seen: Some(pending) }),
+        ];
+        assert!(verdict(&back).is_some(), "it ran, and never was assigned");
+    }
+
+    #[test]
+    fn undecided_history_is_a_fault() {
+        let records = [record(0, Some(1), created()), record(2, Some(3), Op::Look { seen: None })];
+        let checked = check_jobs(&JobModel::default(), &records, 1);
+        assert!(checked.fault().unwrap().contains("undecided"));
+    }
+}

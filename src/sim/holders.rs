@@ -68,3 +68,42 @@ impl Holders {
         self.begun = self.begun.split_off(&fence);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const JOB: JobId = JobId([1; 16]);
+
+    #[test]
+    fn two_workers_that_are_awake_never_run_one_job() {
+        let mut holders = Holders::default();
+        assert_eq!(holders.begin(1, JOB, Fence(10)), Ok(()));
+        let fault = holders.begin(2, JOB, Fence(20)).unwrap_err();
+        assert!(fault.contains("two workers"), "{fault}");
+        assert!(holders.hold(1, JOB, Fence(11)).is_err(), "the same one under another token");
+    }
+
+    #[test]
+    fn job_is_free_once_its_worker_ends_it_or_stands_still() {
+        let mut holders = Holders::default();
+        holders.begin(1, JOB, Fence(10)).unwrap();
+        holders.leave(2, JOB);
+        assert!(holders.begin(2, JOB, Fence(20)).is_err(), "another worker cannot end it");
+        holders.leave(1, JOB);
+        assert_eq!(holders.begin(2, JOB, Fence(30)), Ok(()));
+        holders.leave_all(2);
+        assert_eq!(holders.begin(3, JOB, Fence(40)), Ok(()));
+        assert!(holders.hold(2, JOB, Fence(30)).is_err(), "it woke, and went on");
+    }
+
+    #[test]
+    fn no_token_is_begun_twice() {
+        let mut holders = Holders::default();
+        holders.begin(1, JOB, Fence(10)).unwrap();
+        holders.leave(1, JOB);
+        assert!(holders.begin(1, JOB, Fence(10)).unwrap_err().contains("twice"));
+        holders.forget_below(Fence(11));
+        assert_eq!(holders.begin(1, JOB, Fence(12)), Ok(()));
+    }
+}

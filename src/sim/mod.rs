@@ -6,9 +6,10 @@
 //! - `node`: one node; `store`: the production storage under it; `disk`: what of it survives; `settings`: its limits;
 //! - `faults`: what goes wrong, as a list; `trouble`: how it does; `network`: who hears whom;
 //! - `truth`: what must hold of every node at every step;
-//! - `actors`: everybody outside: each `client` and each `worker`, with the production's own decisions (`calling`);
+//! - `actors`: everybody outside: each `client` and each `worker`, with the production's own decisions
+//!   (`calling`, `home`);
 //! - `recorder`, `holders`: what they were told, and who runs what;
-//! - `checks`: what must hold for them at every step and at the end of a round;
+//! - `checks`: what must hold for them at every step and at the end of a round; `shadow`: what each entry came to;
 //! - `history`, `rules`: what clients asked and were told, and the rules for all of it;
 //! - `generate`: histories that are legal by construction;
 //! - `linear`, `job_model`: whether a history is one that a single copy could have produced;
@@ -24,6 +25,7 @@ pub mod faults;
 pub mod generate;
 pub mod history;
 pub mod holders;
+pub mod home;
 pub mod job_model;
 pub mod linear;
 mod network;
@@ -32,6 +34,7 @@ pub mod recorder;
 pub mod rules;
 pub mod runner;
 mod settings;
+pub mod shadow;
 pub mod shrink;
 mod store;
 mod transfers;

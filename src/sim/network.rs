@@ -78,7 +78,7 @@ impl Network {
     /// Tells whether a message of one node reaches another.
     pub(super) fn reaches(&self, now: u64, from: NodeId, to: NodeId) -> bool {
         !self.walls.iter().any(|wall| {
-            let stands = wall.flap_ms == 0 || (now - wall.since) / wall.flap_ms % 2 == 0;
+            let stands = wall.flap_ms == 0 || ((now - wall.since) / wall.flap_ms).is_multiple_of(2);
             let between = wall.from.has(from) && wall.to.has(to)
                 || wall.both && wall.to.has(from) && wall.from.has(to);
             now < wall.until && stands && between

@@ -105,3 +105,81 @@ fn accepted(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::job::Status;
+
+    const ONE: JobId = JobId([1; 16]);
+    const TWO: JobId = JobId([2; 16]);
+    const ENDED: Seen = Seen { status: Status::Completed, attempt: 2, fence: 20, result: 5 };
+
+    fn record(job: JobId, op: Op) -> Record {
+        Record { client: 1, job, invoked_us: 1, returned_us: Some(2), op }
+    }
+
+    fn submitted(job: JobId, outcome: Option<Submitted>) -> Record {
+        record(job, Op::Submit { content: 0, repeated: false, outcome })
+    }
+
+    fn assigned(job: JobId, attempt: u32, fence: u64) -> Record {
+        record(job, Op::Assigned { attempt, fence })
+    }
+
+    fn good() -> Vec<Record> {
+        let outcome = Some(Reported::Applied);
+        let report = Op::Report { fence: 20, completed: true, result: 5, outcome };
+        vec![
+            submitted(ONE, Some(Submitted::Created)),
+            assigned(ONE, 1, 10),
+            assigned(ONE, 2, 20),
+            assigned(ONE, 2, 20),
+            record(ONE, report),
+            submitted(TWO, None),
+        ]
+    }
+
+    fn verdict(records: &[Record], jobs: &[(JobId, Seen)]) -> Result<(), String> {
+        let jobs = jobs.iter().copied().collect();
+        let (must_be_over, tells_assignments) = (true, true);
+        check(records, End { jobs: &jobs, may_forget: false, must_be_over, tells_assignments })
+    }
+
+    fn assert_red(records: &[Record], jobs: &[(JobId, Seen)], why: &str) {
+        let fault = verdict(records, jobs).expect_err(why);
+        assert!(fault.contains(why), "{fault}");
+    }
+
+    #[test]
+    fn good_history_passes_whatever_became_of_the_unknown_submit() {
+        assert_eq!(verdict(&good(), &[(ONE, ENDED)]), Ok(()));
+        assert_eq!(verdict(&good(), &[(ONE, ENDED), (TWO, ENDED)]), Ok(()));
+    }
+
+    #[test]
+    fn each_rule_goes_red() {
+        assert_red(&good(), &[], "is lost");
+        assert_red(&good(), &[(ONE, ENDED), (JobId([3; 16]), ENDED)], "nobody submitted");
+        let pending = Seen { status: Status::Pending, ..ENDED };
+        assert_red(&good(), &[(ONE, pending)], "has not ended");
+        assert_red(&good(), &[(ONE, Seen { fence: 10, ..ENDED })], "ended as");
+        let with = |record| good().into_iter().chain([record]).collect::<Vec<_>>();
+        assert_red(&with(assigned(TWO, 1, 20)), &[(ONE, ENDED)], "fence 20 is of");
+    }
+
+    #[test]
+    fn attempts_rise_with_tokens() {
+        let mut records = good();
+        records.push(assigned(ONE, 3, 15));
+        assert_red(&records, &[(ONE, ENDED)], "the later 20");
+    }
+
+    #[test]
+    fn report_counts_only_under_a_token_that_was_given() {
+        let outcome = Some(Reported::Applied);
+        let mut records = good();
+        records.push(record(ONE, Op::Report { fence: 21, completed: true, result: 5, outcome }));
+        assert_red(&records, &[(ONE, ENDED)], "which nobody was given");
+    }
+}

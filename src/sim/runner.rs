@@ -11,6 +11,9 @@ use crate::sim::world::{Broken, Plan, Report, World, mix};
 /// Runs of a world that shrinking its faults may take, at most.
 const SHRINK_RUNS_MAX: usize = 150;
 
+/// Words by which a broken promise is known again.
+const KIND_WORDS: usize = 8;
+
 /// What a simulation is to be. The same setup gives the same history.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -82,11 +85,11 @@ impl Setup {
             only: Some(only.to_vec()),
             ..plan.clone()
         }) {
-            Ok(_) => false,
-            Err(broken) => {
+            Err(broken) if kind(&broken) == kind(&failure.broken) => {
                 last = Some(broken);
                 true
             }
+            Ok(_) | Err(_) => false,
         })?;
         let faults = all.into_iter().filter(|fault| fewest.contains(&fault.id)).collect();
         last.map(|broken| (faults, broken))
@@ -115,6 +118,14 @@ pub fn run(plan: Plan) -> Result<Report, Broken> {
             Err(world.broken(format!("a node panicked: {what}")))
         }
     }
+}
+
+/// Returns the words of what was broken, without its numbers: by them one failure is known for the same as another.
+fn kind(broken: &Broken) -> String {
+    let first = broken.what.lines().next().unwrap_or_default();
+    let words =
+        first.split_whitespace().filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
+    words.take(KIND_WORDS).collect::<Vec<_>>().join(" ")
 }
 
 fn said(panic: &(dyn Any + Send)) -> &str {

@@ -2,6 +2,7 @@
 
 use fastrand::Rng;
 
+use crate::jobs::command::Limits;
 use crate::raft::core::Config as RaftConfig;
 use crate::storage::log::Options;
 use crate::types::{NodeId, TICK_MS};
@@ -18,6 +19,13 @@ pub(super) struct Settings {
     pub(super) sync_ms_max: u64,
     /// How much of what comes waits for its next tick, to be one turn with what else comes, in percent.
     pub(super) together_percent: u32,
+}
+
+/// Draws the limits of a cluster.
+pub(super) fn limits(dice: &mut Rng) -> Limits {
+    // No few jobs kept: a report that is sent again finds its job forgotten, and the model of a job would have to know
+    // how late that may be. No age either: an hour more or less on one clock would make a job forgotten.
+    Limits { finished_age_ms_max: u64::MAX / 4, attempts_max: dice.u32(2..5), ..Limits::default() }
 }
 
 impl Settings {
@@ -51,11 +59,11 @@ impl Settings {
             raft.persist_entries_max = dice.usize(1..10);
             raft.persist_bytes_max = dice.usize(1..2000);
         }
-        let segment_bytes = 1 << dice.u32(11..17);
+        let segment_bytes = 1 << dice.u32(10..15);
         Self {
             raft,
-            storage: Options { segment_bytes, log_keep_bytes: dice.u64(0..4) * segment_bytes },
-            snapshot_bytes_min: 1 << dice.u32(11..17),
+            storage: Options { segment_bytes, log_keep_bytes: dice.u64(0..3) * segment_bytes },
+            snapshot_bytes_min: 1 << dice.u32(9..15),
             tick_ms: TICK_MS * dice.u64(1..=5),
             sync_ms_max: if dice.bool() { 2 } else { dice.u64(2..30) },
             together_percent: if dice.bool() { 0 } else { dice.u32(0..100) },

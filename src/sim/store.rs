@@ -92,10 +92,10 @@ impl Store {
         };
         let snapshots =
             Snapshots::open(disk).map_err(|error| Refused::Failed(error.to_string()))?;
-        let recovery = open_log(disk, identity, snapshots.reach(), options)?;
-        let (Ready { log, spare }, recovered) = Recovered::of(identity.dir, recovery);
+        let (recovery, identity) = open_log(disk, identity, snapshots.reach(), options)?;
+        let (Ready { log, spare }, recovered) = Recovered::of(identity, recovery);
         let (snapshot, machine) =
-            load(&snapshots, recovered.first_index).map_err(Refused::Damaged)?;
+            load(&snapshots, recovered.first_index, Path::new("sim")).map_err(Refused::Damaged)?;
         let store = Self {
             disk: disk.clone(),
             last_record: log.position(),
@@ -242,6 +242,8 @@ pub(super) struct Durable {
     /// The first entry of each run of one term.
     runs: BTreeMap<Index, Term>,
     pub(super) last: Index,
+    /// The last entry of the newest snapshot whose file is durable. The log may not know of it yet.
+    pub(super) snapshot: Index,
 }
 
 impl Durable {
@@ -275,7 +277,7 @@ impl Durable {
 
     /// Tells whether an entry is durable here, be it in the log or in the snapshot before it.
     pub(super) fn holds(&self, index: Index, term: Term) -> bool {
-        index <= self.base || self.term_at(index) == Some(term)
+        index <= self.base.max(self.snapshot) || self.term_at(index) == Some(term)
     }
 
     /// Checks that a start found exactly this.

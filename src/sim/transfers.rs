@@ -284,6 +284,9 @@ impl World {
             }
         };
         self.report.installs += 1;
+        if let Some(durable) = self.durable.get_mut(super::world::place(to)) {
+            durable.snapshot = durable.snapshot.max(meta.index);
+        }
         // The last word may be lost: then it is offered once more, and is held already.
         let step = if self.network.strays(self.now) { Step::Connect } else { Step::Done };
         let after = self.network.takes(self.now);

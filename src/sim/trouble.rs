@@ -2,7 +2,6 @@
 
 use fastrand::Rng;
 
-use crate::jobs::command::Limits;
 use crate::node::process::boot;
 use crate::replica::core::{Config, Replica};
 use crate::replica::input::Turn;
@@ -91,6 +90,7 @@ impl World {
                 durable.last
             ));
         }
+        durable.snapshot = reach;
         if recovered.commit_index > committed {
             return Err(format!(
                 "node {id} finds that {} is committed, and only {committed} is",
@@ -103,7 +103,7 @@ impl World {
         let config = Config {
             raft: node.settings.raft.clone(),
             dir: node.dir,
-            limits: Limits { finished_age_ms_max: u64::MAX / 4, ..Limits::default() },
+            limits: self.limits,
             snapshot_bytes_min: node.settings.snapshot_bytes_min,
             snapshot_bytes: store.snapshots().newest().map_or(0, |file| file.bytes),
             seed: node.dice.u128(..),
@@ -117,7 +117,8 @@ impl World {
         let life = node.life;
         self.report.starts += 1;
         self.truth.restarted(id);
-        self.checks.restarted(id);
+        self.actors.started(id, now);
+        self.wake_actors();
         self.later(1, Happening::Tick { node: id, life });
         Ok(())
     }
@@ -139,6 +140,8 @@ impl World {
         }
         node.waiting.clear();
         node.disk.mend();
+        self.actors.ended(id, now, &mut self.checks);
+        let Some(node) = self.node(id) else { return };
         if let Some(store) = node.store.take() {
             (node.doubtful, node.last_record) = store.die(&mut node.dice);
         }
@@ -214,6 +217,10 @@ impl World {
             }
             What::Pause { who, for_ms } => {
                 self.each(who, |node| node.paused_until = node.paused_until.max(now + for_ms));
+                let paused = self.nodes.iter().filter(|node| node.paused_until > now);
+                for (node, until) in paused.map(|node| (node.id, node.paused_until)) {
+                    self.actors.paused(node, until, &mut self.checks);
+                }
             }
             What::Starve { who, every_ms, for_ms } => {
                 self.each(who, |node| node.starved = For::new(every_ms, now + for_ms));

@@ -248,7 +248,7 @@ pub(super) fn may_leave(
         | Message::ReadIndexReply { .. } => None,
         Message::AppendReply { outcome, .. } => {
             if let AppendOutcome::Accepted { match_index } = outcome
-                && *match_index > disk.last
+                && *match_index > disk.last.max(disk.snapshot)
             {
                 return said(&format!("tells that entry {match_index} is durable"));
             }

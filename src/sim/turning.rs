@@ -81,6 +81,10 @@ impl World {
 
     fn carry_out(&mut self, id: NodeId, life: u64, output: Output<Asker>) -> Result<(), Violation> {
         let now = self.now;
+        if !output.notices.is_empty() {
+            self.actors.noticed(id, output.notices);
+            self.wake_actors();
+        }
         if let Some(batch) = output.persist {
             self.truth.written(id, &batch)?;
             let seq = batch.seq;

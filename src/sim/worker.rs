@@ -11,10 +11,12 @@ use crate::client::error::Error;
 use crate::client::moment::Moment;
 use crate::jobs::command::StatusUpdate;
 use crate::jobs::job::{Assignment, Serves, Verdict};
+use crate::replica::view::Notice;
 use crate::sim::calling::{Calling, Done, Sending, Up};
 use crate::sim::checks::Violation;
 use crate::sim::generate::result_of;
 use crate::sim::holders::Holders;
+use crate::sim::home::{Home, News};
 use crate::sim::job_model::{Op, Reported};
 use crate::sim::recorder::Recorder;
 use crate::types::{Fence, Incarnation, JobId, NodeId, QueueName, WorkerId};
@@ -89,8 +91,11 @@ pub struct Worker {
     waiting: Vec<(u64, Reply)>,
     /// When what was acknowledged last was sent, and of which start.
     acknowledged: Option<(Incarnation, u64)>,
+    /// The start that registers, or has: what is said of former ones it brought about itself.
+    start: Option<Incarnation>,
     leaves: bool,
     reports: u64,
+    home: Option<Home>,
 }
 
 impl Worker {
@@ -124,9 +129,42 @@ impl Worker {
             asleep_until: 0,
             waiting: Vec::new(),
             acknowledged: None,
+            start: None,
             leaves: false,
             reports: 0,
+            home: None,
         }
+    }
+
+    /// Builds it into a node: it is told of its jobs by the node's replica, and dies with it.
+    #[must_use]
+    pub fn built_into(mut self, node: NodeId) -> Self {
+        self.home = Some(Home::new(node));
+        self
+    }
+
+    /// Returns the node it is built into.
+    #[must_use]
+    pub fn home(&self) -> Option<NodeId> {
+        self.home.as_ref().map(Home::node)
+    }
+
+    /// Hears what the replica of its node says about its jobs.
+    pub fn noticed(&mut self, notices: Vec<Notice>) {
+        if let Some(home) = &mut self.home {
+            home.hear(notices);
+        }
+    }
+
+    /// Returns the start of which the replica of its node must hear before it registers.
+    pub fn announcement(&mut self) -> Option<(NodeId, WorkerId, Incarnation)> {
+        let home = self.home.as_mut()?;
+        home.take_announcement().map(|incarnation| (home.node(), self.name.clone(), incarnation))
+    }
+
+    /// Its node is back.
+    pub fn wake(&mut self, at: u64) {
+        self.asleep_until = at;
     }
 
     /// Returns its number, by which others know it.
@@ -156,7 +194,11 @@ impl Worker {
         self.late.clear();
         self.waiting.clear();
         self.acknowledged = None;
+        self.start = None;
         self.leaves = false;
+        if let Some(home) = &mut self.home {
+            home.forget();
+        }
         self.duty = duty(&self.name, &self.serves, self.slots, self.rng.u64(..));
     }
 
@@ -203,12 +245,21 @@ impl Worker {
             self.calling.answered(corr, reply, now);
         }
         self.settle(now, recorder)?;
+        self.heed(now, recorder, holders);
         self.end_handlers(now, holders);
         self.speak_late(now, recorder);
         let mut begins = Vec::new();
         for order in self.duty.step(Moment(now)) {
             match order {
                 Order::Call { ask, request, timeout } => {
+                    if let Ask::Register { incarnation, .. } = ask {
+                        self.start = Some(incarnation);
+                    }
+                    if let Some(home) = &mut self.home
+                        && home.replaces(ask)
+                    {
+                        continue;
+                    }
                     let request = self.as_served(request);
                     let began = recorder.moment(now);
                     self.calling.begin(Purpose::Duty(ask), request, now, timeout, began);
@@ -265,8 +316,38 @@ impl Worker {
     pub fn wake_at(&self) -> u64 {
         let ends = self.running.values().map(|running| running.ends).min().unwrap_or(u64::MAX);
         let late = self.late.iter().map(|(at, _)| *at).min().unwrap_or(u64::MAX);
-        let own = self.duty.wake_at().0.min(self.calling.wake_at()).min(ends).min(late);
+        let told = match self.home.as_ref().is_some_and(Home::has_news) {
+            true => 0,
+            false => u64::MAX,
+        };
+        let own = self.duty.wake_at().0.min(self.calling.wake_at()).min(ends).min(late).min(told);
         own.max(self.asleep_until)
+    }
+
+    /// Follows the replica of its node.
+    fn heed(&mut self, now: u64, recorder: &mut Recorder, holders: &mut Holders) {
+        let Some(home) = &mut self.home else { return };
+        let registered = self.acknowledged.map(|(start, _)| start);
+        let running = self.running.keys().copied().collect();
+        let Some(News { incarnation, begin, end }) = home.news(registered, &running) else {
+            return;
+        };
+        for fence in end {
+            if let Some(running) = self.running.remove(&fence) {
+                holders.leave(self.number, running.job);
+                let verdict = self.verdict(fence);
+                // Nobody wants to hear of it any more.
+                self.duty.ended(fence, verdict, Moment(now));
+            }
+        }
+        for Assignment { id, attempt, fence, .. } in &begin {
+            let told = recorder.moment(now);
+            let op = Op::Assigned { attempt: *attempt, fence: fence.0 };
+            recorder.write(self.client(), *id, told, Some(now), op);
+        }
+        if !begin.is_empty() {
+            self.duty.heard(Ask::Reserve { incarnation }, Ok(Reply::Reserved(begin)), Moment(now));
+        }
     }
 
     /// The library's worker serves payloads only; a built-in one says that it serves commands.
@@ -361,6 +442,9 @@ impl Worker {
         else {
             return Ok(());
         };
+        if self.start != Some(incarnation) {
+            return Ok(());
+        }
         let before = self.acknowledged.filter(|(start, _)| *start == incarnation);
         match result {
             Ok(_) => {
@@ -395,6 +479,7 @@ impl Worker {
 
     fn write_reports(&mut self, done: &Done<Purpose>, now: u64, recorder: &mut Recorder) {
         let single;
+        #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else reports")]
         let updates: &[StatusUpdate] = match &*done.request {
             Request::BatchUpdateJobStatus(updates) => updates,
             Request::UpdateJobStatus(update) => {
@@ -411,11 +496,9 @@ impl Worker {
                     None => Outcome::Unknown,
                 },
                 Ok(_) => Outcome::Unknown,
-                Err(error) if error.is_definite() && done.sent < 2 => match error {
-                    // It died with the call under way.
-                    Error::Invalid(_) => Outcome::Unknown,
-                    _ => Outcome::NotDone,
-                },
+                // It died with the call under way.
+                Err(Error::Invalid(_)) => Outcome::Unknown,
+                Err(error) if error.is_definite() && done.sent < 2 => Outcome::NotDone,
                 Err(_) => Outcome::Unknown,
             };
             self.reports += u64::from(outcome == Outcome::Known(Reported::Applied));

@@ -5,6 +5,7 @@ use std::fmt;
 
 use fastrand::Rng;
 
+use crate::jobs::command::Limits;
 use crate::replica::input::Input;
 use crate::sim::actors::Actors;
 use crate::sim::checks::{Checks, Violation};
@@ -12,6 +13,7 @@ use crate::sim::event::{Asker, Event, Happening, Queue};
 use crate::sim::faults::{Fault, Groups, draw};
 use crate::sim::network::Network;
 use crate::sim::node::Node;
+use crate::sim::settings::limits;
 use crate::sim::store::Durable;
 use crate::sim::transfers::Transfers;
 use crate::sim::truth::Truth;
@@ -124,6 +126,7 @@ pub struct World {
     pub(super) network: Network,
     pub(super) transfers: Transfers,
     pub(super) truth: Truth,
+    pub(super) limits: Limits,
     pub(super) faults: Vec<Fault>,
     /// The faulty time of each round, in ms.
     rounds: Vec<u64>,
@@ -165,6 +168,7 @@ impl World {
             network: Network::new(dice.fork()),
             transfers: Transfers::new(dice.fork()),
             truth: Truth::default(),
+            limits: limits(&mut dice.fork()),
             faults,
             rounds,
             round: 0,
@@ -181,7 +185,6 @@ impl World {
         for id in 1..=nodes {
             world.start_at(NodeId(id), BEGIN_MS);
         }
-        world.wake_actors();
         world.begin_round();
         world
     }
@@ -265,6 +268,7 @@ impl World {
         }
         let faulty_ms = self.rounds.get(self.round).copied().unwrap_or_default();
         self.later(faulty_ms, Happening::Heal);
+        self.wake_actors();
     }
 
     fn happen(&mut self, what: Happening) -> Result<(), Violation> {
@@ -367,6 +371,9 @@ impl World {
         let nodes = &self.nodes;
         let up = |id: NodeId| nodes.get(place(id)).is_some_and(|node| node.replica.is_some());
         let sendings = self.actors.step(now, more, &up, &mut self.checks)?;
+        for (node, worker, incarnation) in self.actors.announcements() {
+            self.turn(node, Input::LocalWorker { worker, incarnation })?;
+        }
         for (actor, sending) in sendings {
             if !self.network.loses(now) {
                 let after = self.network.takes(now);

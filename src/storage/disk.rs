@@ -6,7 +6,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// One directory of files, all named without a path.
+/// One directory of files, all named without a path, but for those that were moved into a directory
+/// inside it and are not looked at again.
 pub trait Disk: Clone + Send + Sync + 'static {
     /// An open file.
     type File: DiskFile;
@@ -40,6 +41,19 @@ pub trait Disk: Clone + Send + Sync + 'static {
     /// # Errors
     /// What the system says.
     fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Makes a directory inside this one, unless it is there. Durable after [`Disk::sync_dir`]. A file is
+    /// moved into it by a rename to `DIRECTORY/NAME`.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn make_dir(&self, name: &str) -> io::Result<()>;
+
+    /// Makes durable what was moved into a directory inside this one.
+    ///
+    /// # Errors
+    /// As [`Disk::sync_dir`].
+    fn sync_inner(&self, name: &str) -> io::Result<()>;
 
     /// Makes creations, renames and removals durable.
     ///
@@ -135,6 +149,17 @@ impl Disk for Directory {
         }
         names.sort_unstable();
         Ok(names)
+    }
+
+    fn make_dir(&self, name: &str) -> io::Result<()> {
+        match fs::create_dir(self.0.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    fn sync_inner(&self, name: &str) -> io::Result<()> {
+        File::open(self.0.join(name))?.sync_all()
     }
 
     fn sync_dir(&self) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! Why a data directory cannot be used, in words for the one who has to act.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::types::{Index, NodeId};
 
@@ -35,8 +35,7 @@ pub enum OpenError {
     /// Synced data cannot be read back.
     #[error(
         "{file} is damaged at byte {offset}, and intact records follow: {what}. This is no torn end \
-         of a last write but lost data; this node must not vote on it. Nothing was changed. Keep the \
-         directory for a look, and let the other nodes go on: they have a quorum without this one"
+         of a last write but lost data; this node must not vote on it. Nothing was changed"
     )]
     Damaged {
         /// The file.
@@ -48,8 +47,8 @@ pub enum OpenError {
     },
     /// The file that says whose directory it is cannot be read.
     #[error(
-        "{file} is damaged: {what}. Without it this node knows neither itself nor its votes, and must \
-         not vote. Nothing was changed. Keep the directory for a look, and let the other nodes go on"
+        "{file} is damaged: {what}. Without it this node does not know itself and must not vote. Nothing \
+         was changed"
     )]
     Identity {
         /// The file.
@@ -60,13 +59,15 @@ pub enum OpenError {
     /// The directory was in use, and no record of its log is left.
     #[error(
         "the log is gone, and with it this node's term and votes; it must not vote. Nothing was \
-         changed. If somebody moved the files (log-*), move them back; else keep the directory for a \
-         look, and let the other nodes go on"
+         changed. If somebody moved the files (log-*), move them back"
     )]
     NoLog,
     /// Files contradict each other.
     #[error("the data directory contradicts itself: {0}. Nothing was changed")]
     Contradiction(String),
+    /// Another version of the program wrote it.
+    #[error("it has format {0}, which this program does not know; use the program that wrote it")]
+    Version(u32),
     /// Entries that neither the log nor a snapshot holds.
     #[error(
         "the log begins at {first} and no whole snapshot reaches it: entries are missing. Nothing was \
@@ -87,9 +88,59 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Tells whether synced data was lost, so that this node could begin anew and heal from its peers.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } | Self::NoLog | Self::Contradiction(_) | Self::Gap { .. } => true,
+            Self::NoParent(_)
+            | Self::Foreign(_)
+            | Self::OtherNode { .. }
+            | Self::InUse(_)
+            | Self::Identity { .. }
+            | Self::Version(_)
+            | Self::Io { .. } => false,
+        }
+    }
+
+    /// Says what to do about it, if it is damage: `data` is the directory as it was named.
+    #[must_use]
+    pub fn advice(&self, data: &Path) -> Option<String> {
+        match self {
+            Self::Identity { .. } => Some(format!(
+                "It cannot be healed: the other nodes know this one by the id in that file. `raftq doctor \
+                 --data {}` shows what is there. Keep the directory, and let the other nodes go on: they \
+                 have a quorum without this one",
+                data.display()
+            )),
+            damage if damage.is_damage() => Some(advice(data)),
+            Self::NoParent(_)
+            | Self::Foreign(_)
+            | Self::OtherNode { .. }
+            | Self::InUse(_)
+            | Self::Damaged { .. }
+            | Self::NoLog
+            | Self::Contradiction(_)
+            | Self::Version(_)
+            | Self::Gap { .. }
+            | Self::Io { .. } => None,
+        }
+    }
+
     /// Wraps what the system said of a path.
     pub fn io(path: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |error| Self::Io { path, error }
     }
+}
+
+/// Says what to do about damaged data in `data`.
+#[must_use]
+pub fn advice(data: &Path) -> String {
+    format!(
+        "`raftq doctor --data {}` shows what is there. The other nodes go on without this one as long as \
+         they are a majority. To heal it from them, start it once with --heal added (raftq node ... \
+         --heal): the damaged files are set aside, nothing is deleted",
+        data.display()
+    )
 }

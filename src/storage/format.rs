@@ -12,6 +12,7 @@
 
 use bytes::Bytes;
 
+use crate::pack::unpack::{Structs, unpack};
 use crate::raft::message::{Entry, EntryKind, HardState, SnapshotMeta};
 use crate::types::{Index, NodeId, Term};
 
@@ -322,7 +323,7 @@ impl<'a> Reader<'a> {
                 let vote = (vote > 0).then_some(NodeId(vote));
                 Ok(Item::HardState(HardState { term, vote }))
             }
-            RESET => rmp_serde::from_slice(self.bytes().ok_or(cut)?)
+            RESET => unpack(self.bytes().ok_or(cut)?, Structs::Either)
                 .map(Item::Reset)
                 .map_err(|_unreadable| "an unreadable snapshot meta"),
             ENTRY => {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::pack::unpack::{Structs, unpack};
 use crate::storage::disk::{Directory, Disk, DiskFile};
 use crate::storage::error::OpenError;
 use crate::types::{DirId, NodeId};
@@ -18,8 +19,24 @@ pub const LOCK: &str = "lock";
 /// The version of everything in the directory.
 const FORMAT: u32 = 1;
 
+/// The version of a directory whose node heals: a program that knows nothing of it must not start on it,
+/// for it would vote.
+const FORMAT_HEALING: u32 = 2;
+
 /// Longer than any identity.
 const IDENTITY_BYTES_MAX: usize = 4096;
+
+/// Whether the node of a directory may be trusted to remember.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mark {
+    /// Nothing was lost.
+    #[default]
+    Whole,
+    /// Synced data is damaged, and is being moved into the directory of this number.
+    SettingAside(u32),
+    /// It begins anew: until consensus says otherwise it must neither vote nor count.
+    Healing,
+}
 
 /// What a directory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +51,9 @@ pub struct Identity {
     /// Its log has begun: from now on a directory without any record has lost its votes. Before, a
     /// first start was cut off, and nothing was ever promised.
     pub begun: bool,
+    /// Whether synced data was lost.
+    #[serde(default)]
+    pub mark: Mark,
 }
 
 /// Opens or makes the directory and takes its lock, which is held as long as the file lives.
@@ -44,8 +64,9 @@ pub fn enter(path: &Path, node: NodeId) -> Result<(Directory, Identity, File), O
     let shown = path.display().to_string();
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = parent.unwrap_or(Path::new("."));
-    if !path.exists() {
-        if !parent.exists() {
+    // A path that cannot be looked at is not one that is missing: to make it is no advice then.
+    if !path.try_exists().map_err(OpenError::io(shown.as_str()))? {
+        if !parent.try_exists().map_err(OpenError::io(parent.display().to_string()))? {
             return Err(OpenError::NoParent(parent.to_path_buf()));
         }
         fs::create_dir(path).map_err(OpenError::io(shown.as_str()))?;
@@ -111,6 +132,7 @@ pub fn make<D: Disk>(disk: &D, node: NodeId) -> Result<Identity, OpenError> {
         dir: DirId(fastrand::u128(..).to_be_bytes()),
         salt: fastrand::u64(..),
         begun: false,
+        mark: Mark::Whole,
     };
     write(disk, &identity).map_err(OpenError::io(NAME))?;
     Ok(identity)
@@ -122,6 +144,27 @@ pub fn make<D: Disk>(disk: &D, node: NodeId) -> Result<Identity, OpenError> {
 /// What the system says.
 pub fn begin<D: Disk>(disk: &D, identity: Identity) -> Result<Identity, OpenError> {
     let identity = Identity { begun: true, ..identity };
+    write(disk, &identity).map_err(OpenError::io(NAME))?;
+    Ok(identity)
+}
+
+/// Changes the mark, durably. With one that says that files are set aside the directory begins anew: its
+/// log has no record yet, and another salt.
+///
+/// # Errors
+/// What the system says.
+pub fn mark<D: Disk>(disk: &D, identity: Identity, mark: Mark) -> Result<Identity, OpenError> {
+    let identity = match mark {
+        Mark::Whole => Identity { format: FORMAT, mark, ..identity },
+        Mark::Healing => Identity { format: FORMAT_HEALING, mark, ..identity },
+        Mark::SettingAside(_) => Identity {
+            format: FORMAT_HEALING,
+            mark,
+            begun: false,
+            salt: fastrand::u64(..),
+            ..identity
+        },
+    };
     write(disk, &identity).map_err(OpenError::io(NAME))?;
     Ok(identity)
 }
@@ -140,7 +183,7 @@ fn write<D: Disk>(disk: &D, identity: &Identity) -> io::Result<()> {
 /// Reads the identity of a directory that has one.
 ///
 /// # Errors
-/// [`OpenError::Identity`] if it cannot be read, [`OpenError::Contradiction`] if another version wrote
+/// [`OpenError::Identity`] if it cannot be read, [`OpenError::Version`] if another version wrote
 /// it, and what the system says.
 pub fn load<D: Disk>(disk: &D) -> Result<Identity, OpenError> {
     let file = disk.open(NAME).map_err(OpenError::io(NAME))?;
@@ -153,12 +196,9 @@ pub fn load<D: Disk>(disk: &D) -> Result<Identity, OpenError> {
         return Err(damaged("a wrong checksum"));
     }
     let identity: Identity =
-        rmp_serde::from_slice(body).map_err(|error| damaged(&error.to_string()))?;
-    if identity.format != FORMAT {
-        return Err(OpenError::Contradiction(format!(
-            "it has format {}, and this program knows {FORMAT}; use the program that wrote it",
-            identity.format
-        )));
+        unpack(body, Structs::Either).map_err(|error| damaged(&error.to_string()))?;
+    if ![FORMAT, FORMAT_HEALING].contains(&identity.format) {
+        return Err(OpenError::Version(identity.format));
     }
     Ok(identity)
 }

@@ -333,6 +333,12 @@ impl<D: Disk> Log<D> {
         lock(&self.shared).blocks.first_index()
     }
 
+    /// Returns the directory it lies in.
+    #[must_use]
+    pub fn disk(&self) -> &D {
+        &self.disk
+    }
+
     /// Returns what its readers share.
     #[must_use]
     pub fn shared(&self) -> Shared<D::File> {

@@ -118,6 +118,13 @@ impl State {
             .cloned()
             .collect()
     }
+
+    /// Makes durable which of these names there are.
+    fn sync_names(&mut self, which: impl Fn(&str) -> bool) {
+        self.durable_names.retain(|name, _| !which(name));
+        let now = self.names.iter().filter(|(name, _)| which(name));
+        self.durable_names.extend(now.map(|(name, content)| (name.clone(), *content)));
+    }
 }
 
 /// A directory in memory; clones are the same one.
@@ -264,6 +271,14 @@ impl Memory {
         Some(content.now.clone())
     }
 
+    /// Returns the names of the files that were moved into a directory inside this one.
+    #[must_use]
+    pub fn names_inside(&self, directory: &str) -> Vec<String> {
+        let state = self.state();
+        let inside = |name: &&String| name.split('/').next() == Some(directory);
+        state.names.keys().filter(inside).cloned().collect()
+    }
+
     /// Changes a file's bytes behind everybody's back.
     pub fn damage(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.state();
@@ -382,11 +397,24 @@ impl Disk for Memory {
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.state().names.keys().cloned().collect())
+        let state = self.state();
+        let outer = |name: &String| name.split('/').next().unwrap_or_default().to_owned();
+        let names: BTreeSet<String> = state.names.keys().map(outer).collect();
+        Ok(names.into_iter().collect())
+    }
+
+    fn make_dir(&self, _name: &str) -> io::Result<()> {
+        // A directory is in the names of its files.
+        self.change(Call::Name, |_| {}, |_| {})
+    }
+
+    fn sync_inner(&self, name: &str) -> io::Result<()> {
+        let inside = format!("{name}/");
+        self.change(Call::Name, |state| state.sync_names(|name| name.starts_with(&inside)), |_| {})
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        self.change(Call::Name, |state| state.durable_names = state.names.clone(), |_| {})
+        self.change(Call::Name, |state| state.sync_names(|name| !name.contains('/')), |_| {})
     }
 }
 

@@ -6,6 +6,7 @@
 //! - `log`: the segmented log: append, roll, release; `recover`: what a start makes of it; `blocks`:
 //!   where each entry lies, so that old ones can be read;
 //! - `snapshot`: snapshot files, written, received, sent, loaded; `snapshot_file`: the bytes of one;
+//! - `healing`: damaged files set aside, so that a node can heal from its peers;
 //! - `identity`: whose directory it is, and the lock on it;
 //! - `doctor`: what a directory holds and what of it is broken, with `autopsy`, which reads a log past its
 //!   damage, and `read_only`, a disk that cannot be changed;
@@ -18,11 +19,12 @@ pub mod disk;
 pub mod doctor;
 pub mod error;
 pub mod format;
+pub mod healing;
 pub mod identity;
 pub mod log;
 pub mod memory;
 pub mod read_only;
 pub mod recover;
 pub mod snapshot;
-mod snapshot_file;
+pub mod snapshot_file;
 pub mod threads;

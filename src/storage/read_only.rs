@@ -64,6 +64,14 @@ impl Disk for ReadOnly {
         Directory::new(&self.0).list()
     }
 
+    fn make_dir(&self, _name: &str) -> io::Result<()> {
+        refused()
+    }
+
+    fn sync_inner(&self, _name: &str) -> io::Result<()> {
+        refused()
+    }
+
     fn sync_dir(&self) -> io::Result<()> {
         refused()
     }

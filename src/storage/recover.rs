@@ -89,24 +89,36 @@ pub fn open_log<D: Disk>(
     identity: Identity,
     reach: Index,
     options: &Options,
-) -> Result<Recovery<D>, OpenError> {
+) -> Result<(Recovery<D>, Identity), OpenError> {
     let survey = Survey::of(disk, identity.salt)?;
-    if identity.begun && survey.is_blank() {
-        return Err(OpenError::NoLog);
-    }
-    if survey.first_index() > reach.next() {
-        return Err(OpenError::Gap { first: survey.first_index() });
-    }
+    check(&survey, identity, reach)?;
     let mut recovery = survey.finish(disk, identity.salt, options)?;
     if recovery.log.is_blank() {
         let mut segments = MakeNow { disk, bytes: options.segment_bytes };
         let first = recovery.log.append(&Persist::default(), &mut segments);
         first.map_err(OpenError::io("the log"))?;
     }
-    if !identity.begun {
-        identity::begin(disk, identity)?;
+    let identity = if identity.begun { identity } else { identity::begin(disk, identity)? };
+    Ok((recovery, identity))
+}
+
+/// Checks what was found in the log against what else the directory says; `reach` is the index of its
+/// newest snapshot.
+///
+/// # Errors
+/// [`OpenError::NoLog`] and [`OpenError::Gap`].
+pub fn check<D: Disk>(
+    survey: &Survey<D>,
+    identity: Identity,
+    reach: Index,
+) -> Result<(), OpenError> {
+    if identity.begun && survey.is_blank() {
+        return Err(OpenError::NoLog);
     }
-    Ok(recovery)
+    if survey.first_index() > reach.next() {
+        return Err(OpenError::Gap { first: survey.first_index() });
+    }
+    Ok(())
 }
 
 /// What lies in the segments of a directory. Nothing has been changed yet.

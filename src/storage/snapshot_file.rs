@@ -11,6 +11,8 @@
 
 use std::io;
 
+use crate::pack::PackError;
+use crate::pack::unpack::{Structs, unpack};
 use crate::raft::message::SnapshotMeta;
 use crate::storage::disk::DiskFile;
 use crate::storage::format::GROUP;
@@ -96,10 +98,10 @@ impl<'a, F: DiskFile> Writer<'a, F> {
 }
 
 /// Reads a file's head: what it stands for, and where its records begin.
-pub(super) fn read_head<F: DiskFile>(
-    file: &F,
-    name: &str,
-) -> Result<(SnapshotFile, u64), SnapshotError> {
+///
+/// # Errors
+/// [`SnapshotError::Damaged`] if it is not what a writer of ours leaves, and what the system says.
+pub fn read_head<F: DiskFile>(file: &F, name: &str) -> Result<(SnapshotFile, u64), SnapshotError> {
     let damaged =
         |what: &str| SnapshotError::Damaged { file: name.into(), offset: 0, what: what.into() };
     let mut head = [0; HEAD_BYTES];
@@ -128,13 +130,17 @@ pub(super) fn read_head<F: DiskFile>(
         return Err(damaged("it is of a group that does not exist"));
     }
     let id = <[u8; 16]>::try_from(id).map_err(|_short| damaged("its id is cut"))?;
-    let meta = rmp_serde::from_slice(&meta).map_err(|error| damaged(&error.to_string()))?;
+    let meta =
+        unpack(&meta, Structs::Either).map_err(|error: PackError| damaged(&error.to_string()))?;
     let start = HEAD_BYTES as u64 + u64::from(length);
     Ok((SnapshotFile { meta, id, bytes: file.size()? }, start))
 }
 
 /// Reads all records from `start` on, checks each and the whole, and hands them to `push`.
-pub(super) fn scan<F: DiskFile>(
+///
+/// # Errors
+/// As [`read_head`], and [`SnapshotError::Refused`] if `push` says no.
+pub fn scan<F: DiskFile>(
     file: &F,
     name: &str,
     start: u64,
@@ -148,7 +154,7 @@ pub(super) fn scan<F: DiskFile>(
         what: what.into(),
     };
     let mut crc = crc32fast::Hasher::new();
-    let mut reader = Buffered { file, buffer: Vec::new(), from: 0 };
+    let mut reader = Buffered { file, buffer: Vec::new(), from: 0, end };
     let head = usize::try_from(start).map_err(io::Error::other)?;
     crc.update(reader.take(&mut at, head)?.ok_or_else(|| damaged(0, "it is cut"))?);
     let mut count = 0;
@@ -170,7 +176,9 @@ pub(super) fn scan<F: DiskFile>(
             }
             return Ok(());
         }
-        if length > RECORD_BYTES_MAX || here + RECORD_HEAD_BYTES + TRAILER_BYTES > end {
+        // A record that cannot be there is not looked for: its length is only a claim.
+        let needed = RECORD_HEAD_BYTES + u64::from(length) + TRAILER_BYTES;
+        if length > RECORD_BYTES_MAX || here + needed > end {
             return Err(damaged(here, "an impossible length of a record"));
         }
         crc.update(&length_bytes);
@@ -195,6 +203,8 @@ struct Buffered<'a, F> {
     buffer: Vec<u8>,
     /// The offset of the buffer's first byte.
     from: u64,
+    /// The file's size.
+    end: u64,
 }
 
 impl<F: DiskFile> Buffered<'_, F> {
@@ -202,7 +212,11 @@ impl<F: DiskFile> Buffered<'_, F> {
     fn take(&mut self, at: &mut u64, count: usize) -> io::Result<Option<&[u8]>> {
         let held = self.from + self.buffer.len() as u64;
         if *at < self.from || *at + count as u64 > held {
-            let mut fresh = vec![0; count.max(READ_BYTES)];
+            let left = usize::try_from(self.end.saturating_sub(*at)).map_err(io::Error::other)?;
+            if count > left {
+                return Ok(None);
+            }
+            let mut fresh = vec![0; count.max(READ_BYTES).min(left)];
             let read = self.file.read_at(&mut fresh, *at)?;
             fresh.truncate(read);
             self.buffer = fresh;

@@ -14,7 +14,8 @@ use crate::raft::effects::{Persist, ReadLog};
 use crate::raft::message::{Entry, HardState, SnapshotMeta};
 use crate::storage::disk::{Directory, Disk, DiskFile};
 use crate::storage::error::OpenError;
-use crate::storage::identity::{self, Identity};
+use crate::storage::healing;
+use crate::storage::identity::{self, Identity, Mark};
 use crate::storage::log::{
     Gone, Log, Options, Pace, Segments, Shared, lock, make_segment, read_entries,
 };
@@ -91,18 +92,20 @@ pub struct Recovered {
     pub configurations: Vec<(Index, Bytes)>,
     /// The commit index, a hint.
     pub commit_index: Index,
+    /// Synced data was lost, and the node is not whole again: it must neither vote nor count.
+    pub healing: bool,
 }
 
 impl Recovered {
     /// Tells what a log holds that was opened, and what consensus needs of it; the log itself is left.
     #[must_use]
-    pub fn of<D: Disk>(dir: DirId, recovery: Recovery<D>) -> (Ready<D>, Self) {
+    pub fn of<D: Disk>(identity: Identity, recovery: Recovery<D>) -> (Ready<D>, Self) {
         let Recovery { log, spare, hard_state, tail, configurations, commit_index } = recovery;
         let shared = log.shared();
         let catalogue = lock(&shared);
         let blocks = &catalogue.blocks;
         let recovered = Self {
-            dir,
+            dir: identity.dir,
             hard_state,
             first_index: blocks.first_index(),
             last_index: blocks.last_index(),
@@ -110,6 +113,7 @@ impl Recovered {
             tail,
             configurations,
             commit_index,
+            healing: identity.mark != Mark::Whole,
         };
         drop(catalogue);
         (Ready { log, spare }, recovered)
@@ -200,18 +204,19 @@ pub fn open_on<D: Disk>(
     options: &Options,
     events: Sender<Event>,
 ) -> Result<Opened<D>, OpenError> {
+    let identity = healing::resume(&disk, identity)?;
     let snapshots = Snapshots::open(&disk)
         .map_err(io::Error::other)
         .map_err(OpenError::io("the data directory"))?;
-    let recovery = open_log(&disk, identity, snapshots.reach(), options)?;
-    let (ready, recovered) = Recovered::of(identity.dir, recovery);
+    let (recovery, identity) = open_log(&disk, identity, snapshots.reach(), options)?;
+    let (ready, recovered) = Recovered::of(identity, recovery);
     let stats = Arc::new(Stats::default());
     stats.log_bytes.store(ready.log.used_bytes(), Ordering::Relaxed);
     let alarm = events.clone();
     let snapshots = snapshots.with_alarm(move |what| tell(&alarm, Event::Failed { what }));
     let parts = Parts {
         disk,
-        salt: identity.salt,
+        identity,
         options: *options,
         spare: ready.spare,
         log: ready.log,
@@ -226,7 +231,7 @@ pub fn open_on<D: Disk>(
 
 struct Parts<D: Disk> {
     disk: D,
-    salt: u64,
+    identity: Identity,
     options: Options,
     spare: Option<D::File>,
     log: Log<D>,
@@ -263,11 +268,12 @@ fn start<D: Disk>(parts: Parts<D>, life: &Life) -> io::Result<Storage<D>> {
     let (log, log_tasks) = bounded(LOG_WAITING_MAX);
     let (reads, read_tasks) = bounded(READS_WAITING_MAX);
     let (images, image_tasks) = bounded::<(SnapshotMeta, SourceBox)>(SNAPSHOTS_WAITING_MAX);
-    let (shared, salt) = (parts.log.shared(), parts.salt);
+    let (shared, salt) = (parts.log.shared(), parts.identity.salt);
     let bytes = parts.options.segment_bytes;
     let background = Background::start(parts.disk, bytes, parts.spare, life.clone())?;
     let writer = LogThread {
         log: parts.log,
+        identity: parts.identity,
         background,
         tasks: log_tasks,
         stats: Arc::clone(&parts.stats),
@@ -364,6 +370,7 @@ impl<D: Disk> Storage<D> {
 /// Owns the log's writing end.
 struct LogThread<D: Disk> {
     log: Log<D>,
+    identity: Identity,
     background: Background<D::File>,
     tasks: Receiver<LogTask>,
     stats: Arc<Stats>,
@@ -436,6 +443,11 @@ impl<D: Disk> LogThread<D> {
 
     fn persist(&mut self, batch: &Persist) -> io::Result<()> {
         let cost = self.log.append(batch, &mut self.background)?;
+        if batch.healed {
+            self.identity = identity::mark(self.log.disk(), self.identity, Mark::Whole)
+                .map_err(io::Error::other)?;
+            log::info!("this node is whole again: it votes and counts");
+        }
         let micros = u64::try_from(cost.sync.as_micros()).unwrap_or(u64::MAX);
         self.stats.syncs.fetch_add(1, Ordering::Relaxed);
         self.stats.sync_micros.fetch_add(micros, Ordering::Relaxed);

@@ -30,6 +30,13 @@ pub const SLICE_BYTES_MIN: usize = 4 << 10;
 /// times the bytes it counts.
 const SLICE_PART: usize = 8;
 
+/// Bytes that the entries of a message may take beside their data, for each byte of its frame and beside
+/// that. An entry with any command in it stays far below.
+const ENTRY_ROOM_PER_BYTE: usize = 3;
+
+/// See [`ENTRY_ROOM_PER_BYTE`].
+const ENTRY_ROOM_BYTES: usize = 48 << 10;
+
 /// Wall clock, applied index, digests: before the fields of every message.
 const COMMON_FIELDS: u32 = 3;
 
@@ -99,9 +106,9 @@ impl PeerMessage {
                 write_entries(&mut body, *prev_index, entries);
                 body
             }
-            Message::AppendReply { term, outcome, session, round } => {
+            Message::AppendReply { term, outcome, session, round, healing } => {
                 let mut body = self.fields(1, 0, &[term.0, *session, *round]);
-                write_outcome(&mut body, outcome);
+                write_outcome(&mut body, outcome, *healing);
                 body
             }
             Message::InstallSnapshot { term, meta } => {
@@ -110,7 +117,14 @@ impl PeerMessage {
                 body
             }
             Message::TimeoutNow { term } => self.fields(0, 0, &[term.0]),
-            Message::ReadIndex { term, token } => self.fields(0, 0, &[term.0, *token]),
+            Message::ReadIndex { term, token, healing: false } => {
+                self.fields(0, 0, &[term.0, *token])
+            }
+            Message::ReadIndex { term, token, healing: true } => {
+                let mut body = self.fields(1, 0, &[term.0, *token]);
+                body.bool(true);
+                body
+            }
             Message::ReadIndexReply { term, token, index } => {
                 let mut body = self.fields(1, 0, &[term.0, *token]);
                 match index {
@@ -137,11 +151,12 @@ impl PeerMessage {
 
     fn read(frame: &Frame) -> Result<Self, PackError> {
         let mut reader = Reader::new(&frame.body);
+        if frame.kind == kind::READ_INDEX {
+            return read_question(frame, &mut reader);
+        }
         let fields = match frame.kind {
             kind::TIMEOUT_NOW => 1,
-            kind::PRE_VOTE_REPLY | kind::VOTE_REPLY | kind::INSTALL_SNAPSHOT | kind::READ_INDEX => {
-                2
-            }
+            kind::PRE_VOTE_REPLY | kind::VOTE_REPLY | kind::INSTALL_SNAPSHOT => 2,
             kind::PRE_VOTE | kind::READ_INDEX_REPLY => 3,
             kind::VOTE | kind::APPEND_REPLY => 4,
             _ => 7,
@@ -207,12 +222,11 @@ fn read_message(frame: &Frame, reader: &mut Reader<'_>) -> Result<Message, PackE
         }
         kind::APPEND_REPLY => {
             let (session, round) = (reader.unsigned()?, reader.unsigned()?);
-            let outcome = read_outcome(reader)?;
-            Message::AppendReply { term: sent_term, outcome, session, round }
+            let (outcome, healing) = read_outcome(reader)?;
+            Message::AppendReply { term: sent_term, outcome, session, round, healing }
         }
         kind::INSTALL_SNAPSHOT => Message::InstallSnapshot { term: sent_term, meta: meta(reader)? },
         kind::TIMEOUT_NOW => Message::TimeoutNow { term: sent_term },
-        kind::READ_INDEX => Message::ReadIndex { term: sent_term, token: reader.unsigned()? },
         _ => {
             let token = reader.unsigned()?;
             let index = if reader.nil()? { None } else { Some(index(reader)?) };
@@ -255,7 +269,12 @@ fn read_entries(
     if count > ENTRIES_MAX {
         return Err(PackError::Mismatch(format!("{count} entries; at most {ENTRIES_MAX}")));
     }
-    let mut entries = Vec::with_capacity(count.min(1024));
+    // An entry is larger here than the least that stands for one: a count alone reserves nothing.
+    let room = frame.len().saturating_mul(ENTRY_ROOM_PER_BYTE).saturating_add(ENTRY_ROOM_BYTES);
+    if count.saturating_mul(size_of::<Entry>()) > room {
+        return Err(PackError::Mismatch(format!("{count} entries in {} bytes", frame.len())));
+    }
+    let mut entries = Vec::with_capacity(count);
     let mut last = prev_index.0;
     for _ in 0..count {
         last = last
@@ -295,35 +314,64 @@ fn entry_kind(number: u64) -> Result<EntryKind, PackError> {
     }
 }
 
-/// Accepted: `[true, match_index]`; rejected: `[false, prev_index, hint_index, hint_term]`.
-fn write_outcome(body: &mut Body, outcome: &AppendOutcome) {
+/// Accepted: `[true, match_index]`; rejected: `[false, prev_index, hint_index, hint_term]`; of a node
+/// that is healing each is longer by the number of its question.
+fn write_outcome(body: &mut Body, outcome: &AppendOutcome, healing: Option<u64>) {
+    let more = u32::from(healing.is_some());
     match outcome {
         AppendOutcome::Accepted { match_index } => {
-            body.nested(2);
+            body.nested(2 + more);
             body.bool(true);
             body.uint(match_index.0);
         }
         AppendOutcome::Rejected { prev_index, hint_index, hint_term } => {
-            body.nested(4);
+            body.nested(4 + more);
             body.bool(false);
             body.uint(prev_index.0);
             body.uint(hint_index.0);
             body.uint(hint_term.0);
         }
     }
+    if let Some(number) = healing {
+        body.uint(number);
+    }
 }
 
-fn read_outcome(reader: &mut Reader<'_>) -> Result<AppendOutcome, PackError> {
+/// Reads an outcome, and the number of a node that is healing.
+fn read_outcome(reader: &mut Reader<'_>) -> Result<(AppendOutcome, Option<u64>), PackError> {
     let count = reader.array_head()?;
-    match (count, reader.boolean()?) {
-        (2, true) => Ok(AppendOutcome::Accepted { match_index: index(reader)? }),
-        (4, false) => Ok(AppendOutcome::Rejected {
+    let outcome = match (count, reader.boolean()?) {
+        (2 | 3, true) => AppendOutcome::Accepted { match_index: index(reader)? },
+        (4 | 5, false) => AppendOutcome::Rejected {
             prev_index: index(reader)?,
             hint_index: index(reader)?,
             hint_term: term(reader)?,
-        }),
-        (count, accepted) => Err(PackError::Mismatch(format!(
-            "an outcome of {count} elements, accepted: {accepted}"
-        ))),
+        },
+        (count, accepted) => {
+            let what = format!("an outcome of {count} elements, accepted: {accepted}");
+            return Err(PackError::Mismatch(what));
+        }
+    };
+    let healing = if matches!(count, 3 | 5) { Some(reader.unsigned()?) } else { None };
+    Ok((outcome, healing))
+}
+
+/// Reads a READ_INDEX, the one message that is longer when it comes from a node that is healing.
+fn read_question(frame: &Frame, reader: &mut Reader<'_>) -> Result<PeerMessage, PackError> {
+    let common = usize::try_from(COMMON_FIELDS).unwrap_or(usize::MAX);
+    let count = reader.array_head()?;
+    let healing = count == common + 3;
+    if !healing && count != common + 2 {
+        return Err(PackError::Mismatch(format!("a question of {count} fields")));
     }
+    let wall_ms = Millis(reader.unsigned()?);
+    let applied_index = index(reader)?;
+    let digests = read_digests(reader)?;
+    let (term, token) = (term(reader)?, reader.unsigned()?);
+    if healing && !reader.boolean()? {
+        return Err(PackError::Mismatch("a mark of healing that is false".into()));
+    }
+    reader.finish()?;
+    let message = Message::ReadIndex { term, token, healing };
+    Ok(PeerMessage { group: frame.group, wall_ms, applied_index, digests, message })
 }

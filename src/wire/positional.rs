@@ -1,7 +1,7 @@
 //! Bodies that are arrays of a fixed layout: what nodes say to each other, written and read by hand.
 //!
-//! Their layout changes only with the protocol's version, so nothing in them is optional and nothing
-//! may follow. Reading needs no scan: a reader of a fixed layout has no choice to be led astray by.
+//! Their layout changes only with the protocol's version, so nothing in them is optional, but the mark of a
+//! node that is healing, and nothing may follow. Reading needs no scan: a reader of a fixed layout has no choice to be led astray by.
 
 use bytes::buf::Writer;
 use bytes::{BufMut, Bytes, BytesMut};

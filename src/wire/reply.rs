@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::jobs::job::{Assignment, JobView, Status};
+use crate::pack::unpack::list;
 use crate::types::{NodeId, Term};
 use crate::wire::error::{WireError, check_header, not};
 use crate::wire::frame::{BODY_BYTES_MAX, Frame};
@@ -94,6 +95,32 @@ impl Reply {
             | Self::Transferred { .. }
             | Self::Refused(_) => self,
         }
+    }
+
+    /// Returns how many bytes its lists and its job take when it is written, at most; of small replies only
+    /// a guess. For those who bound what they hold.
+    #[must_use]
+    pub fn bytes_max(&self) -> usize {
+        let held = match self {
+            Self::Job(job) => job_bytes_max(job),
+            Self::Jobs { jobs, .. } => jobs.iter().map(job_bytes_max).sum(),
+            Self::Reserved(jobs) => jobs.iter().map(assignment_bytes_max).sum(),
+            Self::Log(lines) => lines.iter().map(line_bytes_max).sum(),
+            Self::Waited(results) => results.iter().flatten().map(job_bytes_max).sum(),
+            Self::Workers(workers) => workers.len().saturating_mul(ITEM_OVERHEAD_BYTES),
+            Self::SubmittedBatch(_)
+            | Self::Updated(_)
+            | Self::Cancelled(_)
+            | Self::Pong
+            | Self::Submitted(_)
+            | Self::Registered
+            | Self::HeartbeatAck { .. }
+            | Self::Released { .. }
+            | Self::ClusterStatus(_)
+            | Self::Transferred { .. }
+            | Self::Refused(_) => ITEM_OVERHEAD_BYTES,
+        };
+        held.min(BODY_BYTES_MAX)
     }
 
     /// Builds its frame, which always fits ([`BODY_BYTES_MAX`]): see [`Reply::fitting`]. A reply that
@@ -328,6 +355,7 @@ enum Item<T> {
 #[derive(Deserialize)]
 #[serde(bound = "T: DeserializeOwned")]
 struct ResultsIn<T> {
+    #[serde(deserialize_with = "list")]
     results: Vec<Item<T>>,
 }
 
@@ -381,6 +409,7 @@ struct CountBody {
 
 #[derive(Deserialize)]
 struct Assignments {
+    #[serde(deserialize_with = "list")]
     jobs: Vec<Assignment>,
 }
 
@@ -392,6 +421,7 @@ struct JobsOut<'a> {
 
 #[derive(Deserialize)]
 struct JobsBody {
+    #[serde(deserialize_with = "list")]
     jobs: Vec<JobView>,
     #[serde(default)]
     more: bool,
@@ -404,11 +434,13 @@ struct StatusBody {
 
 #[derive(Deserialize)]
 struct WorkersBody {
+    #[serde(deserialize_with = "list")]
     workers: Vec<WorkerView>,
 }
 
 #[derive(Deserialize)]
 struct LogBody {
+    #[serde(deserialize_with = "list")]
     entries: Vec<LogLine>,
 }
 

@@ -10,6 +10,7 @@ use crate::jobs::job::{
     Body, ERROR_BYTES_MAX, NewJob, OUTPUT_BYTES_MAX, Serves, Verdict, WORKER_QUEUES_MAX,
     WORKER_SLOTS_MAX,
 };
+use crate::pack::unpack::list;
 use crate::types::{Fence, Incarnation, Index, JobId, NodeId, QueueName, WorkerId};
 use crate::wire::error::{WireError, check_count, check_header, not};
 use crate::wire::frame::Frame;
@@ -298,6 +299,7 @@ struct JobsOut<'a> {
 
 #[derive(Deserialize)]
 struct JobsIn {
+    #[serde(deserialize_with = "list")]
     jobs: Vec<JobBody>,
 }
 
@@ -367,6 +369,7 @@ impl UpdateBody {
 
 #[derive(Serialize, Deserialize)]
 struct UpdatesBody {
+    #[serde(deserialize_with = "list")]
     updates: Vec<UpdateBody>,
 }
 
@@ -380,7 +383,7 @@ struct Held {
 struct ReleaseBody {
     worker: WorkerId,
     incarnation: Incarnation,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list")]
     jobs: Vec<Held>,
     #[serde(default)]
     leaving: bool,
@@ -415,11 +418,13 @@ struct IdBody {
 
 #[derive(Serialize, Deserialize)]
 struct IdsBody {
+    #[serde(deserialize_with = "list")]
     ids: Vec<JobId>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct WaitBody {
+    #[serde(deserialize_with = "list")]
     ids: Vec<JobId>,
     #[serde(default)]
     wait_ms: u64,

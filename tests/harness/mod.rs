@@ -131,13 +131,18 @@ impl Cluster {
 
     /// Starts a node that is down.
     pub fn spawn(&mut self, id: usize) {
+        self.spawn_with(id, &[]);
+    }
+
+    /// Starts a node that is down, with more flags for this once.
+    pub fn spawn_with(&mut self, id: usize, more: &[&str]) {
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.dir.join(format!("node{id}.log")))
             .expect("a log file");
         let mut command = self.node_command(id);
-        command.stdout(Stdio::null()).stderr(log);
+        command.args(more).stdout(Stdio::null()).stderr(log);
         self.nodes[id - 1].child = Some(command.spawn().expect("the node starts"));
     }
 
@@ -161,6 +166,11 @@ impl Cluster {
     /// Sends SIGTERM and waits; returns the exit code.
     pub fn stop(&mut self, id: usize) -> Option<i32> {
         self.signal(id, "TERM");
+        self.wait_end(id)
+    }
+
+    /// Waits for the end of a node that ends by itself; returns the exit code.
+    pub fn wait_end(&mut self, id: usize) -> Option<i32> {
         let mut child = self.nodes[id - 1].child.take().expect("the node runs");
         child.wait().expect("the node has ended").code()
     }

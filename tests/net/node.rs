@@ -202,6 +202,7 @@ pub(crate) fn leader_view(id: u64) -> View {
         leader: Some(hint(id)),
         configuration: configuration(None),
         ready: true,
+        healing: false,
         stopping: false,
     }
 }

@@ -66,6 +66,7 @@ fn look() -> Look {
             transferring: None,
             own_term_committed: true,
             refused_messages: 0,
+            healing: None,
             peers: Vec::new(),
         },
         cluster: ClusterStatus {

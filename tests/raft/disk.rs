@@ -14,6 +14,8 @@ pub(crate) struct Disk {
     pub(crate) first: u64,
     pub(crate) entries: Vec<Entry>,
     pub(crate) commit: Index,
+    /// It was damaged, and its node is not whole again.
+    pub(crate) healing: bool,
 }
 
 impl Disk {
@@ -24,7 +26,13 @@ impl Disk {
             first: 1,
             entries: Vec::new(),
             commit: Index(0),
+            healing: false,
         }
+    }
+
+    /// Loses everything; what damaged it is known, and the node is told to heal.
+    pub(crate) fn lose(&mut self) {
+        *self = Self { healing: true, ..Self::new() };
     }
 
     pub(crate) fn last(&self) -> u64 {
@@ -60,6 +68,7 @@ impl Disk {
         }
         assert!(batch.commit_index.0 <= self.last(), "a hint beyond the log");
         self.commit = self.commit.max(batch.commit_index);
+        self.healing &= !batch.healed;
     }
 
     pub(crate) fn boot(&self, configuration: &Configuration, window: usize) -> Boot {
@@ -82,6 +91,7 @@ impl Disk {
             configurations: configurations.map(|e| (e.index, decode(&e.data).unwrap())).collect(),
             commit_index: self.commit,
             applied_index: self.snapshot.as_ref().map_or(Index(0), |(meta, _)| meta.index),
+            healing: self.healing,
         }
     }
 }

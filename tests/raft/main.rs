@@ -13,6 +13,7 @@
 
 mod disk;
 mod golden;
+mod healing;
 mod paper;
 mod quorum;
 mod random;

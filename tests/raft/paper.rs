@@ -203,7 +203,7 @@ fn append_without_its_predecessor_is_rejected_with_a_hint() {
             hint_index: Index(hint.0),
             hint_term: Term(hint.1),
         };
-        (2, Message::AppendReply { term: Term(5), outcome, session: 1, round: 0 })
+        (2, Message::AppendReply { term: Term(5), outcome, session: 1, round: 0, healing: None })
     };
     assert_eq!(world.take_sent(1), [rejected(9, (5, 3)), rejected(5, (2, 1))]);
     assert_eq!(world.terms(1), [1, 1, 3, 3, 3]);

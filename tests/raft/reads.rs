@@ -58,11 +58,12 @@ fn r50_read_is_confirmed_only_by_a_later_round() {
     let Message::AppendEntries { session, round, .. } = request else { panic!("{request:?}") };
     let outcome = AppendOutcome::Accepted { match_index: Index(1) };
     let (session, round) = (*session, *round);
-    let forged = Message::AppendReply { term: Term(1), outcome, session, round };
+    let forged = Message::AppendReply { term: Term(1), outcome, session, round, healing: None };
     world.raft_mut(1).step(NodeId(9), forged.clone());
     world.turn(1);
     assert!(!world.answers.contains_key(&token), "confirmed by a stranger");
-    let beyond = Message::AppendReply { term: Term(1), outcome, session, round: round + 1 };
+    let beyond =
+        Message::AppendReply { term: Term(1), outcome, session, round: round + 1, healing: None };
     world.inject(2, 1, beyond);
     assert!(!world.answers.contains_key(&token), "confirmed by a round that never was");
     world.inject(2, 1, forged);
@@ -172,7 +173,7 @@ fn read_after_a_restart_does_not_take_an_old_answer() {
     world.elect(1);
     world.read(3);
     let (_, question) = world.take_sent(3).pop().unwrap();
-    let Message::ReadIndex { token: old, term } = question else { panic!("{question:?}") };
+    let Message::ReadIndex { token: old, term, .. } = question else { panic!("{question:?}") };
     world.restart(3);
     world.tick(1, 5);
     world.settle();

@@ -9,7 +9,7 @@ use crate::world::{World, append, entry, matches, vote_reply};
 
 fn accepted(match_index: u64, session: u64) -> Message {
     let outcome = AppendOutcome::Accepted { match_index: Index(match_index) };
-    Message::AppendReply { term: Term(1), outcome, session, round: 0 }
+    Message::AppendReply { term: Term(1), outcome, session, round: 0, healing: None }
 }
 
 fn session_of(sent: &[(u64, Message)], to: u64) -> u64 {
@@ -46,7 +46,11 @@ fn r14_old_term_entries_are_not_committed_by_count() {
     let (session, term) = (session_of(&world.take_sent(1), 3), world.raft(1).term());
     let outcome = AppendOutcome::Accepted { match_index: Index(2) };
     for from in [2, 3] {
-        world.inject(from, 1, Message::AppendReply { term, outcome, session, round: 0 });
+        world.inject(
+            from,
+            1,
+            Message::AppendReply { term, outcome, session, round: 0, healing: None },
+        );
     }
     while world.persist(1) {}
     assert_eq!(world.raft(1).commit_index(), Index(0));
@@ -232,7 +236,11 @@ fn r26_next_index_stays_above_match_index() {
     let session = session_of(&world.take_sent(1), 2);
     let outcome =
         AppendOutcome::Rejected { prev_index: Index(2), hint_index: Index(0), hint_term: Term(0) };
-    world.inject(2, 1, Message::AppendReply { term: Term(1), outcome, session, round: 0 });
+    world.inject(
+        2,
+        1,
+        Message::AppendReply { term: Term(1), outcome, session, round: 0, healing: None },
+    );
     let peer = world.status(1).peers[0];
     assert_eq!((peer.match_index, peer.next_index), (Index(2), Index(3)));
 }

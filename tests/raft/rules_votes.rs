@@ -205,7 +205,13 @@ fn r12_stranger_is_ignored_and_counted() {
     for message in [
         vote(9, (9, 9)),
         append(9, (0, 0), &[], 0),
-        Message::AppendReply { term: Term(1), outcome: accepted, session: 1, round: 0 },
+        Message::AppendReply {
+            term: Term(1),
+            outcome: accepted,
+            session: 1,
+            round: 0,
+            healing: None,
+        },
     ] {
         world.raft_mut(1).step(NodeId(9), message);
     }

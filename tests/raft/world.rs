@@ -237,7 +237,9 @@ impl World {
         node.commit_seen = commit;
         if moved && !self.is_forged {
             let entry_term = self.raft(id).term_at(commit).unwrap();
-            let holders = self.nodes.values().filter(|n| n.disk.holds(commit, entry_term));
+            // What a disk that was damaged since held then, nobody knows.
+            let holders =
+                self.nodes.values().filter(|n| n.disk.holds(commit, entry_term) || n.disk.healing);
             let needed = majority(self.nodes.len());
             assert!(holders.count() >= needed, "{id} commits {commit} without a durable majority");
             self.high_commit = self.high_commit.max(commit);

@@ -52,6 +52,14 @@ impl Disk for Explored {
         self.0.list()
     }
 
+    fn make_dir(&self, name: &str) -> io::Result<()> {
+        self.0.make_dir(name)
+    }
+
+    fn sync_inner(&self, name: &str) -> io::Result<()> {
+        self.0.sync_inner(name)
+    }
+
     fn sync_dir(&self) -> io::Result<()> {
         self.0.sync_dir()
     }
@@ -110,7 +118,14 @@ fn batch(seq: u64) -> Persist {
     let data = Bytes::from(vec![b'x'; 900]);
     let entry = Entry { index: Index(seq), term: Term(1), kind: EntryKind::Command, data };
     let hard_state = (seq == 1).then_some(HardState { term: Term(1), vote: Some(NODE) });
-    Persist { seq, hard_state, reset: None, entries: vec![entry], commit_index: Index(seq - 1) }
+    Persist {
+        seq,
+        hard_state,
+        reset: None,
+        entries: vec![entry],
+        commit_index: Index(seq - 1),
+        healed: false,
+    }
 }
 
 fn meta(index: u64) -> SnapshotMeta {

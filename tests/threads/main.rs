@@ -14,7 +14,7 @@ extern crate self as crossbeam_channel;
 pub(crate) use lanes::{
     Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError, bounded, channel,
 };
-pub(crate) use raftq::{jobs, planted, raft, replica, types, wire};
+pub(crate) use raftq::{jobs, pack, planted, raft, replica, types, wire};
 
 mod disk;
 #[path = "../../src/net/inbox.rs"]

@@ -351,12 +351,22 @@ fn messages() -> impl Strategy<Value = Message> {
         }),
         (term(), any::<bool>()).prop_map(|(term, granted)| Message::VoteReply { term, granted }),
         append(),
-        (term(), outcome, number(), number()).prop_map(|(term, outcome, session, round)| {
-            Message::AppendReply { term, outcome, session, round }
-        }),
+        (term(), outcome, number(), number(), option::of(number())).prop_map(
+            |(term, outcome, session, round, healing)| Message::AppendReply {
+                term,
+                outcome,
+                session,
+                round,
+                healing,
+            },
+        ),
         (term(), meta()).prop_map(|(term, meta)| Message::InstallSnapshot { term, meta }),
         term().prop_map(|term| Message::TimeoutNow { term }),
-        (term(), number()).prop_map(|(term, token)| Message::ReadIndex { term, token }),
+        (term(), number(), any::<bool>()).prop_map(|(term, token, healing)| Message::ReadIndex {
+            term,
+            token,
+            healing
+        }),
         (term(), number(), option::of(number())).prop_map(|(term, token, index)| {
             Message::ReadIndexReply { term, token, index: index.map(Index) }
         }),

@@ -427,8 +427,11 @@ fn peers() -> Vec<(&'static str, u32, Any)> {
     };
     let Any::Peer(append) = raft(append) else { panic!("a Raft message") };
     let append = PeerMessage { digests: vec![(Index(64), 0x0102)], ..append };
-    let reply =
-        |outcome| raft(Message::AppendReply { term: Term(7), outcome, session: 3, round: 41 });
+    let reply = |outcome, healing| {
+        raft(Message::AppendReply { term: Term(7), outcome, session: 3, round: 41, healing })
+    };
+    let question = (1 << 63) + 5;
+    let accepted = AppendOutcome::Accepted { match_index: Index(14) };
     let rejected =
         AppendOutcome::Rejected { prev_index: Index(12), hint_index: Index(9), hint_term: Term(5) };
     vec![
@@ -437,11 +440,18 @@ fn peers() -> Vec<(&'static str, u32, Any)> {
         ("VOTE", 0, raft(Message::Vote { term, last_index, last_term, transfer: false })),
         ("VOTE_REPLY", 0, raft(Message::VoteReply { term, granted: true })),
         ("APPEND_ENTRIES", 0, Any::Peer(append)),
-        ("APPEND_REPLY: accepted", 0, reply(AppendOutcome::Accepted { match_index: Index(14) })),
-        ("APPEND_REPLY: rejected", 0, reply(rejected)),
+        ("APPEND_REPLY: accepted", 0, reply(accepted, None)),
+        ("APPEND_REPLY: rejected", 0, reply(rejected, None)),
+        ("APPEND_REPLY: accepted, healing", 0, reply(accepted, Some(question))),
+        ("APPEND_REPLY: rejected, healing", 0, reply(rejected, Some(question))),
         ("INSTALL_SNAPSHOT", 0, raft(Message::InstallSnapshot { term: Term(7), meta: meta() })),
         ("TIMEOUT_NOW", 0, raft(Message::TimeoutNow { term: Term(7) })),
-        ("READ_INDEX", 0, raft(Message::ReadIndex { term: Term(7), token: 5 })),
+        ("READ_INDEX", 0, raft(Message::ReadIndex { term: Term(7), token: 5, healing: false })),
+        (
+            "READ_INDEX: healing",
+            0,
+            raft(Message::ReadIndex { term: Term(7), token: question, healing: true }),
+        ),
         (
             "READ_INDEX_REPLY",
             0,

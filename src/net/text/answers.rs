@@ -190,6 +190,7 @@ fn config(ctx: &Ctx) -> String {
 
 fn role(look: &Look) -> &'static str {
     match look.raft.role {
+        _ if look.raft.healing.is_some() => "healing",
         Role::Leader => "leader",
         Role::Follower => "follower",
         Role::PreCandidate | Role::Candidate => "candidate",
@@ -319,7 +320,11 @@ fn raft(ctx: &Ctx, look: &Look) -> String {
         for peer in &raft.peers {
             table.row(vec![
                 peer.id.to_string(),
-                format!("{:?}", peer.state).to_lowercase(),
+                if peer.is_healing {
+                    format!("{:?}, healing", peer.state).to_lowercase()
+                } else {
+                    format!("{:?}", peer.state).to_lowercase()
+                },
                 peer.match_index.to_string(),
                 peer.next_index.to_string(),
                 if peer.is_alive { "yes".into() } else { "no".into() },

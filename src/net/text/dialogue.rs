@@ -13,22 +13,10 @@ use crate::net::shared::Ctx;
 use crate::net::sniff;
 use crate::net::text::answers;
 use crate::net::text::command::{self, Command};
-
-/// Bytes of one line, at most; a longer one ends the connection with `ERR LINE_TOO_LONG`.
-pub const LINE_BYTES_MAX: usize = 4096;
+use crate::net::text::lines::{self, LINE_BYTES_MAX, Next};
 
 /// Lines answered on one connection, at most; whoever wants more connects again.
 pub const LINES_MAX: u32 = 10_000;
-
-/// What came next on a connection.
-enum Next {
-    /// A line, without its end.
-    Line(Vec<u8>),
-    /// Nothing more: the other end has closed its side, or has said nothing for a while.
-    Nothing,
-    /// More bytes than a line may have, and no end of it.
-    TooLong,
-}
 
 /// How a connection goes on after a line.
 enum After {
@@ -97,14 +85,10 @@ impl Dialogue<'_> {
 
     /// Answers one line; a blank one is passed over.
     async fn answer(&mut self, line: &[u8]) -> io::Result<After> {
-        let line = sniff::without_telnet(line);
-        let text = match std::str::from_utf8(&line) {
-            Ok(text) if !text.chars().any(|c| c.is_control() && !c.is_whitespace()) => text.trim(),
-            Ok(_) | Err(_) => {
-                self.ctx.metrics().connections_noise.raise();
-                self.say("ERR INVALID_ARGUMENT this is not a line of text\n").await?;
-                return Ok(After::End);
-            }
+        let Some(text) = lines::text(line) else {
+            self.ctx.metrics().connections_noise.raise();
+            self.say("ERR INVALID_ARGUMENT this is not a line of text\n").await?;
+            return Ok(After::End);
         };
         if text.is_empty() {
             self.prompt().await?;
@@ -116,7 +100,7 @@ impl Dialogue<'_> {
             self.say("ERR INVALID_ARGUMENT a request of HTTP must come first\n").await?;
             return Ok(After::End);
         }
-        let answer = match command::parse(text) {
+        let answer = match command::parse(&text) {
             Ok(Command::Quit) => return self.say("OK\n").await.map(|()| After::End),
             Ok(Command::Shell) => {
                 self.is_shell = true;
@@ -159,11 +143,13 @@ impl Dialogue<'_> {
         } else {
             patience.text_pause
         };
-        // The pause is for the first byte of a line; once one is there, the line has its own time.
+        // The pause is for the first byte of a line; once one is there, the line has its own time. A
+        // terminal sends lines whole, so that a place among the few is not held with half of one.
+        let line = if self.is_shell { patience.frame } else { patience.first_byte };
         if self.received.is_empty() && !self.is_eof && !self.receive(pause).await? {
             return Ok(Next::Nothing);
         }
-        match within(patience.frame, self.whole_line()).await {
+        match within(line, self.whole_line()).await {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(Next::Nothing),
             next => next,
         }
@@ -171,19 +157,8 @@ impl Dialogue<'_> {
 
     async fn whole_line(&mut self) -> io::Result<Next> {
         loop {
-            if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
-                let rest = self.received.split_off(end + 1);
-                let mut line = std::mem::replace(&mut self.received, rest);
-                line.pop();
-                let is_too_long = line.len() > LINE_BYTES_MAX;
-                return Ok(if is_too_long { Next::TooLong } else { Next::Line(line) });
-            }
-            if self.received.len() > LINE_BYTES_MAX {
-                return Ok(Next::TooLong);
-            }
-            if self.is_eof {
-                let line = std::mem::take(&mut self.received);
-                return Ok(if line.is_empty() { Next::Nothing } else { Next::Line(line) });
+            if let Some(next) = lines::cut(&mut self.received, self.is_eof) {
+                return Ok(next);
             }
             self.read().await?;
         }

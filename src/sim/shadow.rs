@@ -1,0 +1,301 @@
+//! One more machine, fed entry by entry: what each came to is looked at, not only where all of them led.
+
+use std::collections::BTreeMap;
+
+use crate::jobs::codec;
+use crate::jobs::command::{Command, Event};
+use crate::jobs::job::Status;
+use crate::jobs::list::Filter;
+use crate::jobs::machine::Machine;
+use crate::raft::core::Role;
+use crate::raft::message::EntryKind;
+use crate::replica::core::Replica;
+use crate::sim::checks::Violation;
+use crate::types::{Fence, Index, JobId, NodeId, Term, WorkerId};
+
+/// Entries fetched from a replica in one go, in bytes.
+const BYTES_MAX: usize = 1 << 30;
+
+/// Digests and proposals remembered, at most: the last ones.
+const REMEMBERED_MAX: usize = 8192;
+
+/// Jobs looked at in one go, when there is a gap.
+const PAGE: usize = 1000;
+
+/// A job that waits.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    job: JobId,
+    /// The entry by which it came to wait.
+    since: Index,
+}
+
+/// How far a node was when it was looked at last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    term: Term,
+    last_index: Index,
+    applied: Index,
+    leads: bool,
+}
+
+/// The shadow: what any replica has that applied the same entries.
+///
+/// - `line` has exactly the jobs that are pending in `machine`, by their place in commit order.
+#[derive(Debug, Default)]
+pub struct Shadow {
+    machine: Machine,
+    line: BTreeMap<u64, Waiting>,
+    /// The newest assignment that names a job, whether it held or not.
+    named: BTreeMap<JobId, Index>,
+    newest_fence: Fence,
+    nodes: BTreeMap<NodeId, Progress>,
+    /// By which leader's term an entry was proposed, and what that leader had applied at least.
+    proposed: BTreeMap<Index, (Term, Index)>,
+    digests: BTreeMap<Index, u128>,
+    assignments: u64,
+}
+
+impl Shadow {
+    /// Looks at a replica after its turn.
+    ///
+    /// # Errors
+    /// A promise that was broken.
+    pub fn follow<W>(&mut self, node: NodeId, replica: &Replica<W>) -> Result<(), Violation> {
+        self.note_proposals(node, replica);
+        let applied = replica.machine().applied_index();
+        if applied > self.machine.applied_index() {
+            self.catch_up(replica)?;
+        }
+        let digest = replica.machine().digest().0;
+        if self.digests.get(&applied).is_some_and(|known| *known != digest) {
+            return Err(format!(
+                "node {node} has another machine at {applied} than its entries make"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Returns how many assignments were looked at.
+    #[must_use]
+    pub fn assignments(&self) -> u64 {
+        self.assignments
+    }
+
+    fn note_proposals<W>(&mut self, node: NodeId, replica: &Replica<W>) {
+        let status = replica.raft().status();
+        let now = Progress {
+            term: status.term,
+            last_index: status.last_index,
+            applied: replica.machine().applied_index(),
+            leads: status.role == Role::Leader,
+        };
+        let before = self.nodes.insert(node, now).unwrap_or_default();
+        if !now.leads || !before.leads || now.term != before.term {
+            return;
+        }
+        let mut index = before.last_index.next();
+        while index <= now.last_index {
+            // It had applied at least as much as when it was looked at last.
+            self.proposed.insert(index, (now.term, before.applied));
+            index = index.next();
+        }
+        while self.proposed.len() > REMEMBERED_MAX {
+            self.proposed.pop_first();
+        }
+    }
+
+    /// Applies what the replica has applied and this machine has not.
+    fn catch_up<W>(&mut self, replica: &Replica<W>) -> Result<(), Violation> {
+        let applied = replica.machine().applied_index();
+        let first = self.machine.applied_index().next();
+        let entries = replica.raft().entries(first, applied, BYTES_MAX).unwrap_or_default();
+        if entries.last().is_none_or(|entry| entry.index != applied) {
+            // They came as a snapshot, or are gone already.
+            self.jump(replica.machine());
+            return Ok(());
+        }
+        for entry in entries {
+            match entry.kind {
+                EntryKind::Noop | EntryKind::Configuration => self.machine.apply_noop(entry.index),
+                EntryKind::Command => {
+                    let stamped = codec::decode(&entry.data).map_err(|error| {
+                        format!("entry {} cannot be read: {error}", entry.index)
+                    })?;
+                    let applied = self.machine.apply(entry.index, &stamped);
+                    if let Command::AssignJob(pairs) = &stamped.command {
+                        self.named.extend(pairs.iter().map(|pair| (pair.job, entry.index)));
+                        self.assigned(entry.index, entry.term, &applied.events)?;
+                    }
+                    if let Command::SubmitJob(jobs) = &stamped.command {
+                        jobs.iter().for_each(|job| self.place(job.id, entry.index));
+                    }
+                    for event in applied.events {
+                        match event {
+                            Event::Assigned { job, .. } | Event::Withdrawn { job, .. } => {
+                                self.place(job, entry.index);
+                            }
+                            Event::Ended { job, .. } => {
+                                self.place(job, entry.index);
+                                self.named.remove(&job);
+                            }
+                        }
+                    }
+                }
+            }
+            self.digests.insert(entry.index, self.machine.digest().0);
+        }
+        while self.digests.len() > REMEMBERED_MAX {
+            self.digests.pop_first();
+        }
+        Ok(())
+    }
+
+    /// Takes a machine as it is.
+    fn jump(&mut self, machine: &Machine) {
+        self.machine = machine.clone();
+        self.line.clear();
+        let mut filter = Filter { status: Some(Status::Pending), limit: PAGE, ..Filter::default() };
+        loop {
+            let (jobs, more) = self.machine.list(&filter);
+            let since = self.machine.applied_index();
+            jobs.iter().for_each(|job| self.place(job.id, since));
+            filter.after = jobs.last().map(|job| job.id);
+            if !more || filter.after.is_none() {
+                break;
+            }
+        }
+    }
+
+    /// Puts a job where it is now: in the line, or out of it.
+    fn place(&mut self, id: JobId, since: Index) {
+        let Some(job) = self.machine.job(id) else { return };
+        if job.status == Status::Pending {
+            self.line.entry(job.sequence).or_insert(Waiting { job: id, since });
+        } else {
+            self.line.remove(&job.sequence);
+        }
+    }
+
+    /// Looks at the assignments of one entry: tokens rise, and nobody who waited longer was passed over.
+    fn assigned(&mut self, index: Index, term: Term, events: &[Event]) -> Result<(), Violation> {
+        for event in events {
+            if let Event::Assigned { job, .. } = event {
+                self.place(*job, index);
+            }
+        }
+        let knew = self.proposed.get(&index).filter(|(by, _)| *by == term).map(|(_, knew)| *knew);
+        for event in events {
+            let Event::Assigned { worker, job, fence, .. } = event else { continue };
+            self.assignments += 1;
+            if *fence <= self.newest_fence {
+                return Err(format!("fence {fence} comes after {}", self.newest_fence));
+            }
+            self.newest_fence = *fence;
+            let Some(sequence) = self.machine.job(*job).map(|job| job.sequence) else { continue };
+            if let Some(knew) = knew
+                && let Some(passed) = self.passed_over(sequence, worker, knew)
+            {
+                return Err(format!(
+                    "job {passed} waited longer, worker {worker} takes it, and the entry {index} gives it job {job}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds a job that waited before that place, that the worker takes, and that the leader knew to wait: it was
+    /// given to nobody since.
+    fn passed_over(&self, sequence: u64, worker: &WorkerId, knew: Index) -> Option<JobId> {
+        let worker = self.machine.worker(worker)?;
+        let older = self.line.range(..sequence).map(|(_, waiting)| waiting);
+        let mut known = older.filter(|waiting| {
+            let is_named = self.named.get(&waiting.job).is_some_and(|at| *at > knew);
+            waiting.since <= knew && !is_named
+        });
+        let passed = known.find(|waiting| {
+            let lane = self.machine.job(waiting.job).map(|job| job.lane());
+            lane.is_some_and(|lane| worker.takes(&lane))
+        });
+        passed.map(|waiting| waiting.job)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::command::{Pair, Registration, Stamped};
+    use crate::jobs::job::{Body, NewJob, Serves};
+    use crate::types::{Incarnation, Millis, QueueName};
+
+    fn id(number: u8) -> JobId {
+        JobId([number; 16])
+    }
+
+    fn worker() -> WorkerId {
+        WorkerId::new("w").unwrap()
+    }
+
+    fn apply(shadow: &mut Shadow, command: Command) -> (Index, Vec<Event>) {
+        let index = shadow.machine.applied_index().next();
+        let events = shadow.machine.apply(index, &Stamped { now: Millis(0), command }).events;
+        (index, events)
+    }
+
+    /// A worker of two slots, and the jobs 1, 2 and 3 that wait.
+    fn shadow() -> Shadow {
+        let mut shadow = Shadow::default();
+        apply(
+            &mut shadow,
+            Command::RegisterWorker(Registration {
+                worker: worker(),
+                incarnation: Incarnation(1),
+                slots: 2,
+                serves: Serves::Commands,
+                gave_up: false,
+            }),
+        );
+        for number in 1..=3 {
+            let (queue, body) = (QueueName::default(), Body::Command(vec!["true".into()]));
+            let (index, _) = apply(
+                &mut shadow,
+                Command::SubmitJob(vec![NewJob { id: id(number), queue, body }]),
+            );
+            shadow.place(id(number), index);
+        }
+        shadow
+    }
+
+    fn assign(shadow: &mut Shadow, jobs: &[u8], knew: u64) -> Result<(), Violation> {
+        let pair =
+            |number: &u8| Pair { job: id(*number), worker: worker(), incarnation: Incarnation(1) };
+        let pairs: Vec<Pair> = jobs.iter().map(pair).collect();
+        let (index, events) = apply(shadow, Command::AssignJob(pairs.clone()));
+        shadow.proposed.insert(index, (Term(1), Index(knew)));
+        shadow.named.extend(pairs.iter().map(|pair| (pair.job, index)));
+        shadow.assigned(index, Term(1), &events)
+    }
+
+    #[test]
+    fn job_that_waited_longer_and_is_passed_over_is_found() {
+        assert!(assign(&mut shadow(), &[2], 4).unwrap_err().contains("waited longer"));
+        assert!(assign(&mut shadow(), &[1, 3], 4).unwrap_err().contains("waited longer"));
+        assert_eq!(assign(&mut shadow(), &[1, 2], 4), Ok(()));
+        assert_eq!(assign(&mut shadow(), &[2, 1], 4), Ok(()), "both are given out");
+    }
+
+    #[test]
+    fn job_that_the_leader_did_not_know_to_wait_is_not_passed_over() {
+        assert_eq!(assign(&mut shadow(), &[2], 1), Ok(()));
+        let mut shadow = shadow();
+        shadow.named.insert(id(1), Index(5));
+        assert_eq!(assign(&mut shadow, &[2], 4), Ok(()), "it was proposed for somebody");
+    }
+
+    #[test]
+    fn tokens_rise() {
+        let mut shadow = shadow();
+        shadow.newest_fence = Fence::new(Index(5), 0);
+        assert!(assign(&mut shadow, &[1], 4).unwrap_err().contains("comes after"));
+    }
+}

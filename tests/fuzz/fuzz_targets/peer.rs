@@ -1,0 +1,4 @@
+//! Fuzzes the entry `peer` of `entry.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| raftq_fuzz::run("peer", input));
