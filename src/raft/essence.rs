@@ -130,8 +130,7 @@ impl Raft {
             leading,
             reads,
             applying,
-            // No scope has a node that heals.
-            healing: _,
+            healing,
             numbers: _,
             refused_messages: _,
             out: _,
@@ -165,6 +164,10 @@ impl Raft {
         following.hash_essence(*now, session, into);
         reads.hash_essence(names, into);
         applying.hash_essence(into);
+        healing.is_some().hash(into);
+        if let Some(healing) = healing {
+            healing.hash_essence(into);
+        }
         if *role == Role::Leader {
             // Nobody but a leader looks at what it knows of its peers; a new term forgets it.
             leading.hash_essence(names, into);

@@ -113,7 +113,9 @@ impl State {
         let history = Arc::clone(&self.history);
         for (entry, by) in &history.committed {
             let on_disk = |node: &&Arc<_>| node_holds(node, entry.index, entry);
-            if self.nodes.iter().filter(on_disk).count() * 2 <= NODES {
+            // A disk that lost everything takes its copies along.
+            let lost = usize::from(self.damages);
+            if (self.nodes.iter().filter(on_disk).count() + lost) * 2 <= NODES {
                 self.break_promise(Check::DurableOnMajority);
             }
             let lacks = |node: &&Arc<crate::world::Node>| {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use raftq::raft::core::Role;
 use raftq::raft::message::{Entry, EntryKind, HardState};
 use raftq::types::{Index, NodeId, Term};
 
@@ -25,6 +26,8 @@ pub(crate) struct Scope {
     pub(crate) messages: usize,
     /// Crashes in all.
     pub(crate) crashes: u8,
+    /// Disks that lose everything, in all.
+    pub(crate) damages: u8,
     /// Messages that arrive twice, in all.
     pub(crate) duplicates: u8,
     /// Reads in all.
@@ -87,6 +90,10 @@ pub(crate) enum Sight {
     DangerCommitted,
     /// A read was answered.
     ReadAnswered,
+    /// A node that lost everything is whole again.
+    Healed,
+    /// ... and leads.
+    HealedLeads,
 }
 
 impl Sight {
@@ -103,13 +110,14 @@ impl Sight {
             Self::DangerOverwritten => "an old entry on a majority overwritten",
             Self::DangerCommitted => "an old entry on a majority committed with a new one",
             Self::ReadAnswered => "a read answered",
+            Self::Healed => "a node healed",
+            Self::HealedLeads => "a node that healed leads",
         }
     }
 
     pub(crate) fn is_in(self, state: &State) -> bool {
         let History { leaders: _, committed, endangered, installs } = &*state.history;
-        let leaders =
-            state.nodes.iter().filter(|node| node.raft.role() == raftq::raft::core::Role::Leader);
+        let leaders = state.nodes.iter().filter(|node| node.raft.role() == Role::Leader);
         let first = committed.first().map(|(entry, _)| entry.term);
         match self {
             Self::Leader => leaders.count() > 0,
@@ -134,6 +142,11 @@ impl Sight {
                     |(entry, by): &(Entry, Term)| entry.index > *index && entry.term == *by;
                 committed.iter().any(is_it) && committed.iter().any(is_own)
             }),
+            Self::Healed => state.damages > 0 && state.nodes.iter().all(|node| !node.disk.healing),
+            Self::HealedLeads => {
+                let healed = state.damaged.map(|node| &state.nodes[node]);
+                healed.is_some_and(|node| node.raft.role() == Role::Leader)
+            }
             Self::ReadAnswered => state.reads > 0 && state.read.is_none() && state.crashes == 0,
         }
     }
@@ -227,8 +240,8 @@ impl Scope {
             }
         }
         for (node, own) in state.nodes.iter().enumerate() {
-            let is_leader = own.raft.role() == raftq::raft::core::Role::Leader;
-            let is_asking = own.raft.role() == raftq::raft::core::Role::Candidate;
+            let is_leader = own.raft.role() == Role::Leader;
+            let is_asking = own.raft.role() == Role::Candidate;
             if !is_leader && own.raft.term().0 < self.terms && (!is_asking || own.is_hard_durable())
             {
                 actions.push(Action::Timeout(node));
@@ -241,6 +254,12 @@ impl Scope {
                 if own.outstanding.is_some() {
                     actions.push(Action::Crash(node, true));
                 }
+            }
+            if state.damages < self.damages && !own.raft.is_healing() {
+                actions.push(Action::Damage(node));
+            }
+            if own.raft.is_healing() {
+                actions.push(Action::Ask(node));
             }
             if is_leader && self.heartbeats {
                 actions.push(Action::Heartbeat(node));

@@ -10,6 +10,7 @@ const LEAST: Scope = Scope {
     entries: 2,
     messages: 2,
     crashes: 0,
+    damages: 0,
     duplicates: 0,
     reads: 0,
     proposes: false,
@@ -98,6 +99,18 @@ pub(crate) const READS: Scope = Scope {
     ..LEAST
 };
 
+/// One disk loses everything, whoever's and whenever, and its node heals: what it said before and what it
+/// says afterwards never contradict each other.
+pub(crate) const HEALING: Scope = Scope {
+    name: "healing",
+    start: Start::Led,
+    entries: 3,
+    damages: 1,
+    syncs_at_once: true,
+    sights: &[Sight::Healed, Sight::HealedLeads, Sight::CommitOfTwoTerms],
+    ..LEAST
+};
+
 /// How long a search may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Size {
@@ -170,6 +183,7 @@ pub(crate) fn custom(words: &str) -> Scope {
             "entries" => scope.entries = number().into(),
             "messages" => scope.messages = number().into(),
             "crashes" => scope.crashes = number(),
+            "damages" => scope.damages = number(),
             "duplicates" => scope.duplicates = number(),
             "reads" => scope.reads = number(),
             "proposes" => scope.proposes = number() > 0,

@@ -47,7 +47,7 @@ impl Model for Scope {
             )*};
         }
         sometimes!(Leader TwoLeaders Commit CommitOfTwoTerms CommitAfterCrash Install
-            CommitAfterInstall Danger DangerOverwritten DangerCommitted ReadAnswered);
+            CommitAfterInstall Danger DangerOverwritten DangerCommitted ReadAnswered Healed HealedLeads);
         properties
     }
 }
