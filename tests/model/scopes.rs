@@ -103,7 +103,6 @@ pub(crate) const READS: Scope = Scope {
 /// says afterwards never contradict each other.
 pub(crate) const HEALING: Scope = Scope {
     name: "healing",
-    start: Start::Led,
     entries: 3,
     damages: 1,
     syncs_at_once: true,
@@ -133,11 +132,13 @@ pub(crate) fn scopes(size: Size) -> Vec<Scope> {
             Scope { terms: 1, entries: 2, sights: &[Sight::CommitAfterCrash], ..COMPACTED },
             Scope { terms: 3, sights: &[Sight::Danger, Sight::DangerCommitted], ..FIGURE_8 },
             READS,
+            Scope { terms: 1, entries: 2, sights: &[Sight::Healed], ..HEALING },
         ],
         Size::Middle => vec![
-            Scope { terms: 1, entries: 1, messages: 3, ..BIRTH },
+            Scope { terms: 1, entries: 1, messages: 4, ..BIRTH },
             Scope { crashes: 0, sights: &[Sight::Leader, Sight::CommitOfTwoTerms], ..BIRTH },
-            Scope { heartbeats: false, duplicates: 0, entries: 2, ..CHANGE },
+            Scope { syncs_at_once: true, ..BIRTH },
+            PRE_VOTES,
             Scope { syncs_at_once: true, ..BEHIND },
             Scope {
                 terms: 1,
@@ -148,16 +149,20 @@ pub(crate) fn scopes(size: Size) -> Vec<Scope> {
             },
             FIGURE_8,
             Scope { messages: 3, ..READS },
+            HEALING,
         ],
         Size::Large => vec![
+            Scope { entries: 1, syncs_at_once: true, messages: 4, ..BIRTH },
+            Scope { syncs_at_once: true, messages: 3, ..BIRTH },
+            Scope { entries: 1, ..BIRTH },
             BIRTH,
-            PRE_VOTES,
             CHANGE,
             Scope { heartbeats: true, crashes: 0, syncs_at_once: true, ..BEHIND },
             BEHIND,
             COMPACTED,
             Scope { messages: 3, ..FIGURE_8 },
             Scope { messages: 3, reads: 2, crashes: 1, terms: 3, entries: 3, ..READS },
+            Scope { start: Start::Led, heartbeats: true, ..HEALING },
             Scope { messages: 4, ..BIRTH },
         ],
     }
