@@ -354,6 +354,29 @@ fn a_worker_whose_loss_is_being_decided_hears_no_word_of_life() {
     assert_eq!(refusal.code, Code::FailedPrecondition);
 }
 
+/// A registration is sent again because its answer was lost, and the leader, whose disk is slow, judges its start
+/// lost before it can apply and answer it: `registered` would be a right to run for 3 s that is void already.
+#[test]
+fn a_registration_behind_which_its_loss_is_decided_is_no_word_of_life() {
+    let mut world = World::leader(3);
+    world.register(1);
+    world.disk_stalls = true;
+    world.turns(201);
+    let (worker, incarnation) = worker();
+    let (slots, serves, gave_up) = (1, Serves::Commands, false);
+    let again = Registration { worker: worker.clone(), incarnation, slots, serves, gave_up };
+    world.turn(vec![world.ask(7, Request::RegisterWorker(again))]);
+    world.turns(110);
+    assert_eq!(world.heard(7), [], "its own disk does not have it");
+    world.disk_stalls = false;
+    world.turns(3);
+    let machine = world.replica.machine();
+    assert_eq!(machine.worker(&worker).unwrap().state, WorkerState::Lost);
+    let refused = world.heard(7);
+    let [Reply::Refused(refusal)] = refused.as_slice() else { panic!("{refused:?}") };
+    assert_eq!((refusal.code, refusal.unknown), (Code::Unavailable, true));
+}
+
 #[test]
 fn answers_to_long_waits_are_made_elsewhere_and_share_what_is_long() {
     let mut world = World::leader(1);

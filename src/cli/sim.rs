@@ -80,6 +80,10 @@ pub struct SimArgs {
     #[arg(long, value_name = "N,...", value_delimiter = ',', requires = "world")]
     pub only: Option<Vec<u32>>,
 
+    /// Tell what is broken, and do not look for the faults that it takes.
+    #[arg(long)]
+    pub no_shrink: bool,
+
     /// Break a rule on purpose.
     #[cfg(feature = "planted-bugs")]
     #[arg(long, value_name = "NAME")]
@@ -231,12 +235,14 @@ fn broken(
     let runner::Failure { world, broken } = failure;
     let again = args.again(setup.seed);
     narrate(&format!("BROKEN in world {world} of seed {}: {broken}\nagain: {again}", setup.seed));
-    narrate("Looking for the faults that it takes ...");
-    let shrunk = setup.shrink(failure);
     let mut object = json!({
         "seed": setup.seed, "world": world, "broken": broken.what, "at_ms": broken.at_ms, "again": again,
     });
-    match &shrunk {
+    if args.no_shrink {
+        return tell_broken(setup.seed, *world, broken.at_ms, &object, json, out);
+    }
+    narrate("Looking for the faults that it takes ...");
+    match &setup.shrink(failure) {
         None => {
             narrate("It did not happen once more on its own: that is a fault of the simulator.")
         }
@@ -255,11 +261,19 @@ fn broken(
             }
         }
     }
-    if json {
-        out.line(&object.to_string())?;
-    } else {
-        out.line(&format!("seed={} broken world={world} at_ms={}", setup.seed, broken.at_ms))?;
-    }
+    tell_broken(setup.seed, *world, broken.at_ms, &object, json, out)
+}
+
+fn tell_broken(
+    seed: u64,
+    world: u64,
+    at_ms: u64,
+    object: &Value,
+    json: bool,
+    out: &mut Out,
+) -> Outcome {
+    let line = format!("seed={seed} broken world={world} at_ms={at_ms}");
+    out.line(&if json { object.to_string() } else { line })?;
     Ok(Exit::Failure)
 }
 

@@ -151,10 +151,19 @@ impl<W> Replica<W> {
         result: RegisterOutcome,
     ) {
         match result {
+            // To be registered is a word of life, and only a leader that has not judged this start may give
+            // one: its loss may be in the log already, behind the very entry that is answered here.
+            RegisterOutcome::Registered
+                if self.raft.role() != Role::Leader
+                    || self.liveness.is_judged(worker, incarnation) =>
+            {
+                let text = format!("{worker} is registered, but may be lost again; ask again");
+                let refusal = Refusal::unavailable(text).with_unknown_outcome();
+                let retry_after_ms = Some(RETRY_AFTER_MS);
+                self.refuse(waiter, Refusal { retry_after_ms, ..refusal });
+            }
             RegisterOutcome::Registered => {
-                if self.raft.role() == Role::Leader {
-                    self.liveness.hear(worker, incarnation, false, self.lease_clock());
-                }
+                self.liveness.hear(worker, incarnation, false, self.lease_clock());
                 self.answer(waiter, Reply::Registered);
             }
             RegisterOutcome::Exhausted => {

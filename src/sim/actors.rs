@@ -168,6 +168,12 @@ impl Actors {
         self.clients.iter().all(Client::is_idle)
     }
 
+    /// Writes down what is under way at the end of a round.
+    pub fn end_round(&self, checks: &mut Checks) {
+        let (recorder, _) = checks.outside();
+        self.workers.iter().for_each(|worker| worker.end_round(recorder));
+    }
+
     /// Returns how many submits were acknowledged, and how many reads answered.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {

@@ -149,6 +149,13 @@ impl<T: Clone> Calling<T> {
         all
     }
 
+    /// Returns what was sent and is not over, or was answered and is not looked at, each with when it began.
+    pub fn under_way(&self) -> impl Iterator<Item = (&Request, u64)> {
+        let open = self.flights.values().filter(|flight| flight.sent > 0);
+        let open = open.map(|flight| (&**flight.call.request(), flight.began));
+        open.chain(self.done.iter().map(|done| (&*done.request, done.began)))
+    }
+
     /// Takes every step that is due.
     pub fn step(&mut self, now: u64, up: Up<'_>, sendings: &mut Vec<Sending>) {
         let now = Moment(now);

@@ -98,7 +98,8 @@ impl Store {
             load(&snapshots, recovered.first_index, Path::new("sim")).map_err(Refused::Damaged)?;
         let store = Self {
             disk: disk.clone(),
-            last_record: log.position(),
+            // Which of its records is the last one is not known: all of that segment is spared.
+            last_record: (log.position().0, 0),
             log,
             salt: identity.salt,
             snapshots,

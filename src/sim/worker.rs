@@ -477,17 +477,23 @@ impl Worker {
         }
     }
 
-    fn write_reports(&mut self, done: &Done<Purpose>, now: u64, recorder: &mut Recorder) {
-        let single;
-        #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else reports")]
-        let updates: &[StatusUpdate] = match &*done.request {
-            Request::BatchUpdateJobStatus(updates) => updates,
-            Request::UpdateJobStatus(update) => {
-                single = [update.clone()];
-                &single
+    /// Writes down the reports whose answers it has not looked at yet: the round is over, and they may have counted.
+    pub fn end_round(&self, recorder: &mut Recorder) {
+        for (request, began) in self.calling.under_way() {
+            for update in reports(request) {
+                let op = Op::Report {
+                    fence: update.fence.0,
+                    completed: update.verdict.completed,
+                    result: result_of(update.verdict.exit_code, &update.verdict.output),
+                    outcome: None,
+                };
+                recorder.write(self.client(), update.job, began, None, op);
             }
-            _ => return,
-        };
+        }
+    }
+
+    fn write_reports(&mut self, done: &Done<Purpose>, now: u64, recorder: &mut Recorder) {
+        let updates = reports(&done.request);
         for (at, update) in updates.iter().enumerate() {
             let outcome = match &done.result {
                 Ok(Reply::Updated(results)) => match results.get(at) {
@@ -560,6 +566,16 @@ fn outcome(no: &Refusal, repeated: bool) -> Outcome {
             true => Outcome::Unknown,
             false => Outcome::NotDone,
         },
+    }
+}
+
+/// Returns the reports in a request.
+fn reports(request: &Request) -> &[StatusUpdate] {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else reports")]
+    match request {
+        Request::BatchUpdateJobStatus(updates) => updates,
+        Request::UpdateJobStatus(update) => std::slice::from_ref(update),
+        _ => &[],
     }
 }
 

@@ -405,6 +405,7 @@ impl World {
         let Some(machine) = whole.map(|replica| replica.machine().clone()) else {
             return Err("there is no node".into());
         };
+        self.actors.end_round(&mut self.checks);
         self.checks
             .end_of_round(&machine, self.now)
             .map_err(|why| format!("{why}\n{}", self.describe()))?;
