@@ -182,7 +182,12 @@ impl State {
                         AppendOutcome::Rejected { .. } => true,
                     }
             }
-            other => other.term() <= hard.term,
+            Message::VoteReply { granted: false, .. }
+            | Message::AppendEntries { .. }
+            | Message::InstallSnapshot { .. }
+            | Message::TimeoutNow { .. }
+            | Message::ReadIndex { .. }
+            | Message::ReadIndexReply { .. } => message.term() <= hard.term,
         }
     }
 }
