@@ -1,4 +1,7 @@
-//! Small scopes, exhaustively: the real core as a model for stateright.
+//! Small scopes of the real core as a model for stateright: every state of a scope, if the search comes to its
+//! end, which it says. States are known by prints of 64 bits: that among 4 million of them two differ and are
+//! taken for one has a chance of about one in a million. Time, disks that damage a part of what they hold, changes
+//! of configuration and transfers of leadership are in no scope.
 
 #![expect(
     clippy::unwrap_used,
