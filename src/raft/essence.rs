@@ -130,8 +130,7 @@ impl Raft {
             leading,
             reads,
             applying,
-            // No scope has a node that heals.
-            healing: _,
+            healing,
             numbers: _,
             refused_messages: _,
             out: _,
@@ -146,8 +145,14 @@ impl Raft {
         (commit_index, applied_index, snapshot_index).hash(into);
         log.hash_essence(into);
         disk.hash_essence(names, into);
-        held.len().hash(into);
-        for held in held {
+        // They leave together, and what order a broadcast was in is an order of ids, which has no
+        // other name: to each node what waits for it.
+        let mut waiting: Vec<&Held> = held.iter().collect();
+        waiting.sort_by_key(|held| match held {
+            Held::Message(to, _) | Held::Offer(to, _, _) => names.node(*to),
+        });
+        waiting.len().hash(into);
+        for held in waiting {
             match held {
                 Held::Message(to, message) => {
                     hash_message(self.config.id, *to, message, names, into);
@@ -159,6 +164,10 @@ impl Raft {
         following.hash_essence(*now, session, into);
         reads.hash_essence(names, into);
         applying.hash_essence(into);
+        healing.is_some().hash(into);
+        if let Some(healing) = healing {
+            healing.hash_essence(into);
+        }
         if *role == Role::Leader {
             // Nobody but a leader looks at what it knows of its peers; a new term forgets it.
             leading.hash_essence(names, into);

@@ -54,9 +54,11 @@
 //! In a cluster of one or two nodes there is no majority without the damaged one, so that it cannot heal.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 
 use crate::raft::config::{HEALING_ASK_TICKS, HEALING_PATIENCE_TICKS, HEALING_POLL_TICKS};
 use crate::raft::core::{Raft, Role};
+use crate::raft::essence::Names;
 use crate::raft::message::{EntryKind, Message};
 use crate::raft::quorum::majority;
 use crate::raft::status::HealingStatus;
@@ -95,6 +97,12 @@ impl Healing {
         }
     }
 
+    /// Hashes healing's part of a node's essence. Who is whole decides nothing but what an operator reads.
+    pub(super) fn hash_essence<H: Hasher>(&self, into: &mut H) {
+        let Self { token, asked, polled, whole: _, hopeful: _, goal } = self;
+        (token, asked.map(|(_, term)| term), polled.is_some(), goal).hash(into);
+    }
+
     /// Returns how many whole nodes were heard in the last `ticks`.
     fn whole(&self, now: u64, ticks: u64) -> usize {
         self.whole.values().filter(|heard| now - **heard <= ticks).count()
@@ -108,6 +116,16 @@ pub(super) struct Witness {
     token: u64,
     /// The entry made for it.
     index: Index,
+}
+
+/// Hashes the questions that wait at a leader, at most one of each peer, in the order of their names.
+pub(super) fn hash_witnesses<H: Hasher>(witnesses: &[Witness], names: &impl Names, into: &mut H) {
+    let mut waiting: Vec<(u8, u64, Index)> = witnesses
+        .iter()
+        .map(|Witness { of, token, index }| (names.node(*of), *token, *index))
+        .collect();
+    waiting.sort_unstable();
+    waiting.hash(into);
 }
 
 impl Raft {

@@ -217,11 +217,11 @@ impl Peer {
             sent_round,
             acked_round,
             heartbeat,
-            healing: _,
+            healing,
             read,
         } = self;
         (feed, match_index, next_index, session).hash(into);
-        (sent_commit, sent_round, acked_round, heartbeat).hash(into);
+        (sent_commit, sent_round, acked_round, heartbeat, healing).hash(into);
         read.map(|DiskRead { token, from }| (token, from)).hash(into);
     }
 

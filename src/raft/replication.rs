@@ -10,7 +10,7 @@ use crate::raft::config::{SNAPSHOT_INSTALL_TICKS, SNAPSHOT_RETRY_TICKS};
 use crate::raft::core::{LogGone, ProposeError, Raft, Role, SendError};
 use crate::raft::effects::{ReadLog, SendSnapshot};
 use crate::raft::essence::Names;
-use crate::raft::healing::Witness;
+use crate::raft::healing::{Witness, hash_witnesses};
 use crate::raft::message::{
     AppendOutcome, ENTRY_OVERHEAD_BYTES, Entry, EntryKind, Message, SnapshotMeta,
 };
@@ -54,12 +54,13 @@ impl Leading {
             heartbeat_due: _,
             uncommitted_bytes: _,
             transfer,
-            witnesses: _,
+            witnesses,
         } = self;
         (first_index, round).hash(into);
         let told =
             |Handover { to, deadline: _, told }: &Handover| (names.node(*to), told.is_some());
         transfer.as_ref().map(told).hash(into);
+        hash_witnesses(witnesses, names, into);
     }
 }
 

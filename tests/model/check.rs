@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use raftq::raft::core::Role;
 use raftq::raft::message::{AppendOutcome, HardState, Message};
-use raftq::types::{Index, NodeId};
+use raftq::types::{Index, NodeId, Term};
 
 use crate::world::{NODES, State};
 
@@ -113,7 +113,9 @@ impl State {
         let history = Arc::clone(&self.history);
         for (entry, by) in &history.committed {
             let on_disk = |node: &&Arc<_>| node_holds(node, entry.index, entry);
-            if self.nodes.iter().filter(on_disk).count() * 2 <= NODES {
+            // A disk that lost everything takes its copies along.
+            let lost = usize::from(self.damages);
+            if (self.nodes.iter().filter(on_disk).count() + lost) * 2 <= NODES {
                 self.break_promise(Check::DurableOnMajority);
             }
             let lacks = |node: &&Arc<crate::world::Node>| {
@@ -123,23 +125,24 @@ impl State {
                 self.break_promise(Check::LeaderCompleteness);
             }
         }
-        if !history.was_in_danger && self.is_in_danger() {
-            Arc::make_mut(&mut self.history).was_in_danger = true;
+        if let Some(endangered) = self.in_danger()
+            && !history.endangered.contains(&endangered)
+        {
+            Arc::make_mut(&mut self.history).endangered.insert(endangered);
         }
     }
 
     /// Figure 8 (c): an entry of a former term is durable on a majority, its leader leads, and it is
-    /// not committed.
-    pub(crate) fn is_in_danger(&self) -> bool {
-        self.nodes.iter().any(|node| {
+    /// not committed. Returns the entry.
+    pub(crate) fn in_danger(&self) -> Option<(Index, Term)> {
+        self.nodes.iter().find_map(|node| {
             let next = node.raft.commit_index().next();
-            let old = node.disk.get(next.0).filter(|entry| entry.term < node.raft.term());
-            node.raft.role() == Role::Leader
+            let old = node.disk.get(next.0).filter(|entry| entry.term < node.raft.term())?;
+            let holds = |other: &&Arc<_>| node_holds(other, next, old);
+            let is_in_danger = node.raft.role() == Role::Leader
                 && self.history.committed.len() as u64 == node.raft.commit_index().0
-                && old.is_some_and(|entry| {
-                    let holds = |other: &&Arc<_>| node_holds(other, next, entry);
-                    self.nodes.iter().filter(holds).count() * 2 > NODES
-                })
+                && self.nodes.iter().filter(holds).count() * 2 > NODES;
+            is_in_danger.then_some((next, old.term))
         })
     }
 
@@ -179,7 +182,12 @@ impl State {
                         AppendOutcome::Rejected { .. } => true,
                     }
             }
-            other => other.term() <= hard.term,
+            Message::VoteReply { granted: false, .. }
+            | Message::AppendEntries { .. }
+            | Message::InstallSnapshot { .. }
+            | Message::TimeoutNow { .. }
+            | Message::ReadIndex { .. }
+            | Message::ReadIndexReply { .. } => message.term() <= hard.term,
         }
     }
 }

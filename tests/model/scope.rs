@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use raftq::raft::core::Role;
 use raftq::raft::message::{Entry, EntryKind, HardState};
 use raftq::types::{Index, NodeId, Term};
 
@@ -25,6 +26,8 @@ pub(crate) struct Scope {
     pub(crate) messages: usize,
     /// Crashes in all.
     pub(crate) crashes: u8,
+    /// Disks that lose everything, in all.
+    pub(crate) damages: u8,
     /// Messages that arrive twice, in all.
     pub(crate) duplicates: u8,
     /// Reads in all.
@@ -81,12 +84,16 @@ pub(crate) enum Sight {
     CommitAfterInstall,
     /// An entry of a former term on a majority, not committed.
     Danger,
-    /// ... and another one was committed in its place.
+    /// ... and another one was committed in that one's place.
     DangerOverwritten,
-    /// ... or it was committed, along with a later one.
+    /// ... or that very one was committed, along with a later one of its leader's own term.
     DangerCommitted,
     /// A read was answered.
     ReadAnswered,
+    /// A node that lost everything is whole again.
+    Healed,
+    /// ... and leads.
+    HealedLeads,
 }
 
 impl Sight {
@@ -101,15 +108,16 @@ impl Sight {
             Self::CommitAfterInstall => "a commit beyond an installed snapshot",
             Self::Danger => "an old entry on a majority",
             Self::DangerOverwritten => "an old entry on a majority overwritten",
-            Self::DangerCommitted => "an old entry committed with a new one",
+            Self::DangerCommitted => "an old entry on a majority committed with a new one",
             Self::ReadAnswered => "a read answered",
+            Self::Healed => "a node healed",
+            Self::HealedLeads => "a node that healed leads",
         }
     }
 
     pub(crate) fn is_in(self, state: &State) -> bool {
-        let History { leaders: _, committed, was_in_danger, installs } = &*state.history;
-        let leaders =
-            state.nodes.iter().filter(|node| node.raft.role() == raftq::raft::core::Role::Leader);
+        let History { leaders: _, committed, endangered, installs } = &*state.history;
+        let leaders = state.nodes.iter().filter(|node| node.raft.role() == Role::Leader);
         let first = committed.first().map(|(entry, _)| entry.term);
         match self {
             Self::Leader => leaders.count() > 0,
@@ -123,9 +131,22 @@ impl Sight {
                 let reach = last.disk.snapshot.as_ref().map(|(meta, _)| meta.index);
                 *installs > 0 && reach.is_some_and(|reach| last.raft.applied_index() > reach)
             }
-            Self::Danger => state.is_in_danger(),
-            Self::DangerOverwritten => *was_in_danger && first == Some(Term(2)),
-            Self::DangerCommitted => *was_in_danger && first == Some(Term(1)),
+            Self::Danger => state.in_danger().is_some(),
+            Self::DangerOverwritten => endangered.iter().any(|(index, term)| {
+                committed.iter().any(|(entry, _)| entry.index == *index && entry.term != *term)
+            }),
+            Self::DangerCommitted => endangered.iter().any(|(index, term)| {
+                let is_it =
+                    |(entry, _): &(Entry, Term)| (entry.index, entry.term) == (*index, *term);
+                let is_own =
+                    |(entry, by): &(Entry, Term)| entry.index > *index && entry.term == *by;
+                committed.iter().any(is_it) && committed.iter().any(is_own)
+            }),
+            Self::Healed => state.damages > 0 && state.nodes.iter().all(|node| !node.disk.healing),
+            Self::HealedLeads => {
+                let healed = state.damaged.map(|node| &state.nodes[node]);
+                healed.is_some_and(|node| node.raft.role() == Role::Leader)
+            }
             Self::ReadAnswered => state.reads > 0 && state.read.is_none() && state.crashes == 0,
         }
     }
@@ -219,8 +240,8 @@ impl Scope {
             }
         }
         for (node, own) in state.nodes.iter().enumerate() {
-            let is_leader = own.raft.role() == raftq::raft::core::Role::Leader;
-            let is_asking = own.raft.role() == raftq::raft::core::Role::Candidate;
+            let is_leader = own.raft.role() == Role::Leader;
+            let is_asking = own.raft.role() == Role::Candidate;
             if !is_leader && own.raft.term().0 < self.terms && (!is_asking || own.is_hard_durable())
             {
                 actions.push(Action::Timeout(node));
@@ -233,6 +254,12 @@ impl Scope {
                 if own.outstanding.is_some() {
                     actions.push(Action::Crash(node, true));
                 }
+            }
+            if state.damages < self.damages && !own.raft.is_healing() {
+                actions.push(Action::Damage(node));
+            }
+            if own.raft.is_healing() {
+                actions.push(Action::Ask(node));
             }
             if is_leader && self.heartbeats {
                 actions.push(Action::Heartbeat(node));

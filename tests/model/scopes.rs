@@ -10,6 +10,7 @@ const LEAST: Scope = Scope {
     entries: 2,
     messages: 2,
     crashes: 0,
+    damages: 0,
     duplicates: 0,
     reads: 0,
     proposes: false,
@@ -98,6 +99,17 @@ pub(crate) const READS: Scope = Scope {
     ..LEAST
 };
 
+/// One disk loses everything, whoever's and whenever, and its node heals: what it said before and what it
+/// says afterwards never contradict each other.
+pub(crate) const HEALING: Scope = Scope {
+    name: "healing",
+    entries: 3,
+    damages: 1,
+    syncs_at_once: true,
+    sights: &[Sight::Healed, Sight::HealedLeads, Sight::CommitOfTwoTerms],
+    ..LEAST
+};
+
 /// How long a search may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Size {
@@ -120,25 +132,37 @@ pub(crate) fn scopes(size: Size) -> Vec<Scope> {
             Scope { terms: 1, entries: 2, sights: &[Sight::CommitAfterCrash], ..COMPACTED },
             Scope { terms: 3, sights: &[Sight::Danger, Sight::DangerCommitted], ..FIGURE_8 },
             READS,
+            Scope { terms: 1, entries: 2, sights: &[Sight::Healed], ..HEALING },
         ],
         Size::Middle => vec![
-            Scope { terms: 1, entries: 1, messages: 3, ..BIRTH },
+            Scope { terms: 1, entries: 1, messages: 4, ..BIRTH },
             Scope { crashes: 0, sights: &[Sight::Leader, Sight::CommitOfTwoTerms], ..BIRTH },
-            Scope { heartbeats: false, duplicates: 0, entries: 2, ..CHANGE },
+            Scope { syncs_at_once: true, ..BIRTH },
+            PRE_VOTES,
             Scope { syncs_at_once: true, ..BEHIND },
-            Scope { terms: 1, sights: &[Sight::Install, Sight::CommitAfterInstall], ..BEHIND },
+            Scope {
+                terms: 1,
+                crashes: 0,
+                heartbeats: true,
+                sights: &[Sight::Install, Sight::CommitAfterInstall],
+                ..BEHIND
+            },
             FIGURE_8,
             Scope { messages: 3, ..READS },
+            HEALING,
         ],
         Size::Large => vec![
+            Scope { entries: 1, syncs_at_once: true, messages: 4, ..BIRTH },
+            Scope { syncs_at_once: true, messages: 3, ..BIRTH },
+            Scope { entries: 1, ..BIRTH },
             BIRTH,
-            PRE_VOTES,
             CHANGE,
             Scope { heartbeats: true, crashes: 0, syncs_at_once: true, ..BEHIND },
             BEHIND,
             COMPACTED,
             Scope { messages: 3, ..FIGURE_8 },
             Scope { messages: 3, reads: 2, crashes: 1, terms: 3, entries: 3, ..READS },
+            Scope { start: Start::Led, heartbeats: true, ..HEALING },
             Scope { messages: 4, ..BIRTH },
         ],
     }
@@ -164,6 +188,7 @@ pub(crate) fn custom(words: &str) -> Scope {
             "entries" => scope.entries = number().into(),
             "messages" => scope.messages = number().into(),
             "crashes" => scope.crashes = number(),
+            "damages" => scope.damages = number(),
             "duplicates" => scope.duplicates = number(),
             "reads" => scope.reads = number(),
             "proposes" => scope.proposes = number() > 0,

@@ -47,7 +47,7 @@ impl Model for Scope {
             )*};
         }
         sometimes!(Leader TwoLeaders Commit CommitOfTwoTerms CommitAfterCrash Install
-            CommitAfterInstall Danger DangerOverwritten DangerCommitted ReadAnswered);
+            CommitAfterInstall Danger DangerOverwritten DangerCommitted ReadAnswered Healed HealedLeads);
         properties
     }
 }
@@ -101,18 +101,21 @@ fn limit_or_hour() -> Duration {
     limit().unwrap_or(Duration::from_secs(3600))
 }
 
-/// Every scope keeps every promise, in every state; and everything that should be seen is seen.
-/// `RAFTQ_MODEL` says how far the search goes: small (with all tests), middle or large.
-#[test]
-fn scopes_keep_every_promise() {
-    let size = match std::env::var("RAFTQ_MODEL").as_deref() {
+/// How far the searches go: `RAFTQ_MODEL`, small (with all tests), middle or large.
+fn size() -> Size {
+    match std::env::var("RAFTQ_MODEL").as_deref() {
         Ok("large") => Size::Large,
         Ok("middle") => Size::Middle,
         Ok("small") | Err(_) => Size::Small,
         Ok(other) => panic!("RAFTQ_MODEL={other}: small, middle or large"),
-    };
+    }
+}
+
+/// Every scope keeps every promise, in every state; and everything that should be seen is seen.
+#[test]
+fn scopes_keep_every_promise() {
     let mut faults = Vec::new();
-    for scope in scopes(size) {
+    for scope in scopes(size()) {
         let Seen { broken, unseen, is_exhausted, .. } = search(&scope, limit_or_hour());
         if let Some((check, steps)) = broken {
             faults.push(format!("{}: {} after {steps}", scope.name, check.name()));
@@ -153,10 +156,12 @@ fn planted_bug_is_caught() {
 
 /// States that are known by the same print have the same futures: what the print leaves out decides
 /// nothing. Two ways that lead to one print are followed one step further, and must lead to the same
-/// prints again.
+/// prints again. `RAFTQ_STATES` says how many prints of each scope are looked at, from its beginning on.
 #[test]
 fn states_of_one_print_have_the_same_futures() {
-    for scope in scopes(Size::Small) {
+    let asked = std::env::var("RAFTQ_STATES").ok();
+    let states = asked.map_or(1_500, |text| text.parse().expect("RAFTQ_STATES is a number"));
+    for scope in scopes(size()) {
         let futures = |state: &State| {
             let mut actions = Vec::new();
             scope.actions(state, &mut actions);
@@ -170,7 +175,7 @@ fn states_of_one_print_have_the_same_futures() {
         let mut seen = BTreeMap::new();
         let mut queue = VecDeque::from([scope.begin()]);
         let mut compared = 0;
-        while let Some(state) = queue.pop_front().filter(|_| seen.len() < 1_500) {
+        while let Some(state) = queue.pop_front().filter(|_| seen.len() < states) {
             let next = futures(&state);
             match seen.get(&state.print) {
                 None => {
@@ -183,6 +188,7 @@ fn states_of_one_print_have_the_same_futures() {
                 }
             }
         }
+        println!("{}: {} prints, {compared} compared", scope.name, seen.len());
         assert!(compared > 10, "{}: {compared} states compared", scope.name);
     }
 }

@@ -1,7 +1,7 @@
 //! Three real cores, their disks and a network that may do anything, as one value: the state of the
 //! model. What happens to it is an [`Action`]; what must hold is asked after each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -58,8 +58,8 @@ pub(crate) struct History {
     pub(crate) leaders: BTreeMap<Term, usize>,
     /// All that was ever committed, each entry with the term of the node that said so first.
     pub(crate) committed: Vec<(Entry, Term)>,
-    /// An entry of a former term was on a majority and not committed (Figure 8 (c)).
-    pub(crate) was_in_danger: bool,
+    /// The entries of former terms that were on a majority and not committed (Figure 8 (c)).
+    pub(crate) endangered: BTreeSet<(Index, Term)>,
     /// Snapshots that took the place of a log.
     pub(crate) installs: u8,
 }
@@ -80,6 +80,9 @@ pub(crate) struct State {
     pub(crate) history: Arc<History>,
     pub(crate) read: Option<Read>,
     pub(crate) crashes: u8,
+    pub(crate) damages: u8,
+    /// Whose disk was damaged last.
+    pub(crate) damaged: Option<usize>,
     pub(crate) duplicates: u8,
     pub(crate) reads: u8,
     pub(crate) broken: Option<Check>,
@@ -105,6 +108,10 @@ pub(crate) enum Action {
     Synced(usize),
     /// A node falls and starts again; the batch on its way to the disk got there, or not.
     Crash(usize, bool),
+    /// A node falls, its disk is found to have lost everything, and it is told to heal.
+    Damage(usize),
+    /// A node that heals asks for what it must hold.
+    Ask(usize),
     /// A leader's heartbeat is due.
     Heartbeat(usize),
     /// A node writes a snapshot and lets go of its log.
@@ -139,11 +146,12 @@ fn config(scope: &Scope, node: usize) -> Config {
 }
 
 impl Node {
-    pub(crate) fn start(scope: &Scope, node: usize, disk: Disk) -> Self {
+    /// Starts on a disk; `starts` counts such starts, so that no two draw the same numbers.
+    pub(crate) fn start(scope: &Scope, node: usize, disk: Disk, starts: u8) -> Self {
         let config = config(scope, node);
         let boot = disk.boot(&configuration(), config.window_entries_max);
         let machine = disk.snapshot.as_ref().map_or(Vec::new(), |(_, held)| held.clone());
-        Self { raft: Raft::new(config, boot, 0), disk, outstanding: None, machine }
+        Self { raft: Raft::new(config, boot, starts.into()), disk, outstanding: None, machine }
     }
 
     /// Tells whether term and vote of now are on the disk.
@@ -163,16 +171,18 @@ impl Node {
     fn hash<H: Hasher>(&self, names: &Renamed<'_>, into: &mut H) {
         let Self { raft, disk, outstanding, machine } = self;
         raft.hash_essence(names, into);
-        let Disk { hard, snapshot, first, entries, commit } = disk;
+        let Disk { hard, snapshot, first, entries, commit, healing } = disk;
         hash_hard_state(*hard, names, into);
-        (first, commit, snapshot.is_some(), outstanding.is_some()).hash(into);
+        (first, commit, healing, snapshot.is_some(), outstanding.is_some()).hash(into);
         entries.hash(into);
         if let Some((meta, held)) = snapshot {
             hash_meta(meta, into);
             held.hash(into);
         }
-        if let Some(Persist { seq: _, hard_state, reset, entries, commit_index }) = outstanding {
-            (hard_state.is_some(), reset.is_some(), commit_index).hash(into);
+        if let Some(Persist { seq: _, hard_state, reset, entries, commit_index, healed }) =
+            outstanding
+        {
+            (hard_state.is_some(), reset.is_some(), commit_index, healed).hash(into);
             entries.hash(into);
             if let Some(hard) = hard_state {
                 hash_hard_state(*hard, names, into);
@@ -191,7 +201,7 @@ impl State {
         let mut number = 0;
         let nodes = disks.map(|disk| {
             number += 1;
-            Arc::new(Node::start(scope, number - 1, disk))
+            Arc::new(Node::start(scope, number - 1, disk, 0))
         });
         let mut state = Self {
             nodes,
@@ -199,6 +209,8 @@ impl State {
             history: Arc::default(),
             read: None,
             crashes: 0,
+            damages: 0,
+            damaged: None,
             duplicates: 0,
             reads: 0,
             broken: None,
@@ -246,12 +258,16 @@ impl State {
                 if let Some(batch) = fallen.outstanding.take().filter(|_| keeps) {
                     disk.write(batch);
                 }
-                *fallen = Node::start(scope, node, disk);
-                self.read = self.read.filter(|read| read.node != node);
-                self.note_commit(node, Index(0));
-                self.turn(scope, node);
+                self.restart(scope, node, disk);
             }
-            Action::Heartbeat(node) => {
+            Action::Damage(node) => {
+                self.damages += 1;
+                self.damaged = Some(node);
+                let mut disk = self.nodes[node].disk.clone();
+                disk.lose();
+                self.restart(scope, node, disk);
+            }
+            Action::Ask(node) | Action::Heartbeat(node) => {
                 self.node_mut(node).raft.tick(Ticks(0));
                 self.turn(scope, node);
             }
@@ -293,6 +309,14 @@ impl State {
             Load::Arrived(index) => self.node_mut(to).raft.snapshot_sent(id(from), Ok(index)),
         }
         self.turn(scope, to);
+    }
+
+    fn restart(&mut self, scope: &Scope, node: usize, disk: Disk) {
+        let starts = self.crashes + self.damages;
+        *self.node_mut(node) = Node::start(scope, node, disk, starts);
+        self.read = self.read.filter(|read| read.node != node);
+        self.note_commit(node, Index(0));
+        self.turn(scope, node);
     }
 
     fn sync(&mut self, node: usize) {
@@ -468,13 +492,14 @@ impl State {
             hasher.finish()
         };
         self.wire.iter().map(of_packet).fold(0, u64::wrapping_add).hash(&mut hasher);
-        let History { leaders, committed, was_in_danger, installs } = &*self.history;
+        let History { leaders, committed, endangered, installs } = &*self.history;
         for (term, node) in leaders {
             (term, names.order[*node]).hash(&mut hasher);
         }
-        (committed, was_in_danger, installs).hash(&mut hasher);
+        (committed, endangered, installs).hash(&mut hasher);
         self.read.map(|read| (names.order[read.node], read.floor)).hash(&mut hasher);
-        let counts = (self.crashes, self.duplicates, self.reads, self.broken);
+        self.damaged.map(|node| names.order[node]).hash(&mut hasher);
+        let counts = (self.crashes, self.damages, self.duplicates, self.reads, self.broken);
         counts.hash(&mut hasher);
         hasher.finish()
     }

@@ -14,8 +14,8 @@ use crate::{Receiver, bounded};
 /// Asks of one session.
 const ASKS: u32 = 4;
 
-/// One session: asks, and gets for each ask exactly one end.
-fn session(inbox: &Inbox) {
+/// One session: asks, and gets for each ask exactly one end. Returns how many were answered.
+fn session(inbox: &Inbox) -> usize {
     let (answers, answered) = bounded(ASKS as usize);
     let reply_to = channel::Sender(answers);
     let mut open = std::collections::BTreeSet::new();
@@ -38,27 +38,32 @@ fn session(inbox: &Inbox) {
         }
     }
     drop(reply_to);
-    hear(&answered, &mut open);
+    hear(&answered, &mut open)
 }
 
-/// Takes the answers until no one is left who could give any.
-fn hear(answered: &Receiver<(u32, Answer)>, open: &mut std::collections::BTreeSet<u32>) {
-    for (corr, _) in answered.iter() {
+/// Takes the answers until no one is left who could give any. Returns how many there were.
+fn hear(answered: &Receiver<(u32, Answer)>, open: &mut std::collections::BTreeSet<u32>) -> usize {
+    let heard = answered.iter().map(|(corr, _)| {
         assert!(open.remove(&corr), "answered twice, or never asked: {corr}");
-    }
+    });
+    heard.count()
 }
 
-/// Takes asks as the Raft thread does, answers them, and ends at some moment, whatever waits.
-fn serve(outlets: &Outlets) {
+/// Takes asks as the Raft thread does, answers them, and ends at some moment, whatever waits. Returns
+/// how many it answered.
+fn serve(outlets: &Outlets) -> usize {
+    let mut answers = 0;
     for _ in 0..thread_rng().gen_range(0..6) {
         let asks = outlets.reads.try_iter().chain(outlets.proposals.try_iter().take(1));
         for ask in asks {
             if let Ask::Request { reply, .. } = ask {
                 reply.answer(Answer::Reply(Reply::Pong));
+                answers += 1;
             }
         }
         thread::yield_now();
     }
+    answers
 }
 
 #[test]
@@ -70,9 +75,8 @@ fn every_order_of_asks_and_an_end_gives_each_ask_one_end() {
             let one = thread::spawn(move || session(&inbox));
             let two = thread::spawn(move || session(&other));
             let raft = thread::spawn(move || serve(&outlets));
-            one.join().unwrap();
-            two.join().unwrap();
-            raft.join().unwrap();
+            let heard = one.join().unwrap() + two.join().unwrap();
+            assert_eq!(heard, raft.join().unwrap(), "an answer was lost on its way");
         },
         1000,
     );
