@@ -152,9 +152,11 @@ impl<W> Replica<W> {
     ) {
         match result {
             // To be registered is a word of life, and only a leader that has not judged this start may give
-            // one: its loss may be in the log already, behind the very entry that is answered here.
+            // one: its loss may be in the log already, behind the very entry that is answered here. Of what
+            // was judged in another term it knows nothing, be it its own.
             RegisterOutcome::Registered
                 if self.raft.role() != Role::Leader
+                    || self.raft.term() != self.applied_term
                     || self.liveness.is_judged(worker, incarnation) =>
             {
                 let text = format!("{worker} is registered, but may be lost again; ask again");

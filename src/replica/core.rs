@@ -80,7 +80,7 @@ pub struct Replica<W> {
     pub(super) config: Config,
     pub(super) raft: Raft,
     pub(super) machine: Machine,
-    applied_term: Term,
+    pub(super) applied_term: Term,
     applied_configuration: Configuration,
     pub(super) clock: LogClock,
     pub(super) now: Ticks,
