@@ -134,7 +134,15 @@ pub(crate) fn scopes(size: Size) -> Vec<Scope> {
             Scope { terms: 1, entries: 2, sights: &[Sight::CommitAfterCrash], ..COMPACTED },
             Scope { terms: 3, sights: &[Sight::Danger, Sight::DangerCommitted], ..FIGURE_8 },
             READS,
-            Scope { terms: 1, entries: 2, messages: 1, sights: &[Sight::Healed], ..HEALING },
+            Scope {
+                start: Start::Led,
+                terms: 1,
+                entries: 2,
+                messages: 1,
+                heartbeats: true,
+                sights: &[Sight::Healed],
+                ..HEALING
+            },
         ],
         Size::Middle => vec![
             Scope { terms: 1, entries: 1, messages: 4, ..BIRTH },
