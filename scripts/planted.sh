@@ -42,7 +42,7 @@ for bug in "${bugs[@]}"; do
         *" $bug "*)
             model_binary
             if RAFTQ_BUG=$bug "$model" planted --nocapture >"$logs/$bug.model.log" 2>&1; then
-                by=model check=$(grep -oE 'caught .*' "$logs/$bug.model.log" | tail -1)
+                by=model check=$(grep -m1 -oE "^caught .*" "$logs/$bug.model.log" | cut -c1-110)
             fi
             ;;
         esac

@@ -38,8 +38,8 @@ short_simulation() { rm -rf "$logs/sim" && scripts/simulate.sh --hours 50 --dir 
 long_simulation() { scripts/simulate.sh --hours "${HOURS:-1000}" --dir "$logs/sim"; }
 short_planted() { scripts/planted.sh; }
 long_planted() { scripts/planted.sh; }
-short_histories() { RAFTQ_HISTORIES=500 cargo test --locked --profile release-test --test linear -- --nocapture | grep histories; }
-long_histories() { RAFTQ_HISTORIES=5000 cargo test --locked --profile release-test --test linear -- --nocapture | grep histories; }
+short_histories() { RAFTQ_HISTORIES=500 cargo test --locked --test linear -- --nocapture | grep histories; }
+long_histories() { RAFTQ_HISTORIES=5000 cargo test --locked --test linear -- --nocapture | grep histories; }
 short_model() { scripts/model.sh small; }
 long_model() { scripts/model.sh middle; }
 short_kill9() { rm -rf "$logs/kill9" && scripts/kill9.sh 20 --out "$logs/kill9"; }
@@ -49,7 +49,7 @@ short_cuts-ext4() { cuts ext4 5; }
 long_cuts-ext4() { cuts ext4 50; }
 short_cuts-xfs() { cuts xfs 5; }
 long_cuts-xfs() { cuts xfs 50; }
-short_damage() { rm -f "$logs/damage" && STATE=$logs/damage scripts/damage.sh 5; }
+short_damage() { rm -f "$logs/damage" && PROFILE=dev STATE=$logs/damage scripts/damage.sh 5; }
 long_damage() { STATE=$logs/damage scripts/damage.sh 100; }
 short_sync-errors() { scripts/sync_errors.sh --to 20 --state "$logs/sync-errors.json" $fresh; }
 long_sync-errors() { scripts/sync_errors.sh --to 200 --state "$logs/sync-errors.json"; }
@@ -69,7 +69,7 @@ short_nemesis() {
 long_nemesis() {
     for nodes in 3 5 7; do scripts/nemesis.sh --minutes 10 --nodes "$nodes" --out "$logs/nemesis-$nodes" || return; done
 }
-short_hostile() { cargo test --locked --profile release-test --test hostile_node -- --nocapture; }
+short_hostile() { cargo test --locked --test hostile_node -- --include-ignored --nocapture; }
 long_hostile() { scripts/hostile.sh; }
 short_overload() { scripts/overload.sh 20; }
 long_overload() { scripts/overload.sh 180; }
