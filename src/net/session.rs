@@ -256,6 +256,7 @@ impl Session {
                 if let Err(error) = written {
                     if error.kind() == std::io::ErrorKind::TimedOut {
                         self.ctx.metrics().readers_slow.raise();
+                        conn::cut(reader.frames);
                     }
                     return Some(format!("cannot write: {error}"));
                 }
