@@ -1,7 +1,11 @@
 //! What clients cost that ask for everything and read nothing, or do nothing at all; alone in their process, one
 //! test after the other, so that memory can be measured.
 
-#![expect(clippy::unwrap_used, reason = "a helper that fails has to fail its test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a helper that fails has to fail its test"
+)]
 
 #[expect(dead_code, reason = "shared with the other tests of sockets, which use all of it")]
 #[path = "net/client.rs"]
