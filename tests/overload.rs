@@ -6,7 +6,8 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::print_stdout,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
     clippy::disallowed_methods,
     unreachable_pub,
     reason = "a helper that fails has to fail its test; figures are for whoever runs it"
