@@ -12,7 +12,7 @@ use raftq::wire::message::{Code, Filter, Hello, PeerHello, Reply, Request, Role}
 use socket2::SockRef;
 
 use crate::mutator::Mutator;
-use crate::raw::{Guest, any_frame, dial, encoded, ends_within, now, opening};
+use crate::raw::{Guest, LONG, any_frame, dial, encoded, ends_within, now, opening};
 
 /// How long a handshake may take, and what the node needs to say its last word.
 const HANDSHAKE: Duration = Duration::from_secs(2 + 1 + 4);
@@ -274,14 +274,21 @@ pub(crate) fn readers_that_never_read(addr: &str, count: u32, large: &[JobId]) -
     count
 }
 
-/// How many a node has cut off because they did not read.
+/// How many a node has cut off because they did not read. Asks until other attacks leave a place for it.
 fn cut_off(addr: &str) -> u64 {
-    let mut stream = dial(addr);
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("the node reads");
-    let mut text = String::new();
-    stream.read_to_string(&mut text).expect("the node answers");
-    let line = text.lines().find(|line| line.contains("slow_reader")).expect("it is counted");
-    line.split_whitespace().last().expect("a number").parse().expect("a number")
+    let since = now();
+    loop {
+        let mut stream = dial(addr);
+        let mut text = String::new();
+        let is_told = stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").is_ok()
+            && stream.read_to_string(&mut text).is_ok();
+        let line = text.lines().find(|line| is_told && line.contains("slow_reader"));
+        if let Some(number) = line.and_then(|line| line.split_whitespace().last()) {
+            return number.parse().expect("a number");
+        }
+        assert!(since.elapsed() < LONG, "no metrics within {LONG:?}: {text}");
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Greets and then does nothing, which is no offence; the connections are handed out.
