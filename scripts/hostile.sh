@@ -9,4 +9,4 @@ case ${1:-} in '') ;; *) sed -n '2,3s/^# //p' "$0" && exit 2 ;; esac
 if [ "$(ulimit -n)" != unlimited ] && [ "$(ulimit -n)" -lt 15000 ]; then
     ulimit -n 15000 2>/dev/null || { echo "15,000 descriptors are needed: raise ulimit -n" >&2; exit 3; }
 fi
-RAFTQ_HOSTILE=full exec cargo test --profile release-test --test hostile_node -- --include-ignored --nocapture
+RAFTQ_HOSTILE=full exec cargo test --profile release-test --test hostile_node -- --nocapture

@@ -1,6 +1,11 @@
-//! Clients that ask for everything and read nothing, alone in their process so that memory can be measured.
+//! What clients cost that ask for everything and read nothing, or do nothing at all; alone in their process, one
+//! test after the other, so that memory can be measured.
 
-#![expect(clippy::unwrap_used, reason = "a helper that fails has to fail its test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a helper that fails has to fail its test"
+)]
 
 #[expect(dead_code, reason = "shared with the other tests of sockets, which use all of it")]
 #[path = "net/client.rs"]
@@ -10,6 +15,7 @@ mod client;
 mod node;
 
 use std::io::Write;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +30,9 @@ use raftq::wire::message::{Filter, Request};
 
 use client::{Client, encoded};
 use node::{LONG, Plan, now};
+
+/// Held by the test that measures.
+static MEASURED: Mutex<()> = Mutex::new(());
 
 /// Kilobytes of memory that this process holds.
 fn resident_kb() -> u64 {
@@ -51,8 +60,8 @@ const CLIENTS: u32 = 10;
 const REQUESTS: u32 = 80;
 
 #[test]
-#[ignore = "not yet seen green: run it with --ignored"]
 fn clients_that_ask_for_everything_and_read_nothing_are_cut_off_and_cost_little() {
+    let _alone = MEASURED.lock().unwrap_or_else(PoisonError::into_inner);
     let patience = Patience { write: Duration::from_secs(2), ..Patience::default() };
     let node = Plan { patience, ..Plan::default() }.start();
     let machine = machine();
@@ -85,8 +94,32 @@ fn clients_that_ask_for_everything_and_read_nothing_are_cut_off_and_cost_little(
     }
     peak = peak.max(resident_kb());
     good.ping();
+    // They hear of it at once, though nothing was read: what waited in the kernel is gone, too.
+    let heard_until = now() + LONG;
+    for client in &deaf {
+        while matches!(client.stream.take_error(), Ok(None)) {
+            assert!(now() < heard_until, "what was written for one who does not read is kept");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
     drop(deaf);
     let grown = peak.saturating_sub(before) >> 10;
     // Without a bound each of them has a gigabyte written for it.
     assert!(grown < 200, "{grown} MiB for {CLIENTS} clients");
+}
+
+/// Clients that only greet; with both ends of each, far fewer than a process may have open.
+const IDLE: u32 = 300;
+
+#[test]
+fn clients_that_do_nothing_cost_next_to_nothing() {
+    let _alone = MEASURED.lock().unwrap_or_else(PoisonError::into_inner);
+    let node = Plan::default().start();
+    Client::connect(node.addr).ping();
+    let before = resident_kb();
+    let idle: Vec<Client> = (0..IDLE).map(|_| Client::connect(node.addr)).collect();
+    let each = resident_kb().saturating_sub(before) / u64::from(IDLE);
+    drop(idle);
+    // Both ends are here, and the test's own takes the larger part: a buffer to read into.
+    assert!(each < 64, "{each} KiB for a client that does nothing");
 }

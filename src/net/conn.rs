@@ -181,6 +181,17 @@ pub async fn linger_frames(frames: Frames, patience: Duration) {
     linger(&mut frames.into_inner().into_inner(), patience).await;
 }
 
+/// Closes a connection whose other end does not read, and throws away what waits for it in the kernel. A plain
+/// close would leave it there, megabytes of it, for as long as the other end's kernel says that there is no
+/// room: minutes.
+pub fn cut(frames: Frames) {
+    let plain = std::net::TcpStream::try_from(frames.into_inner().into_inner());
+    let cut = plain.and_then(|plain| SockRef::from(&plain).set_linger(Some(Duration::ZERO)));
+    if let Err(error) = cut {
+        log::debug!("what waits for a slow reader is left to the kernel: {error}");
+    }
+}
+
 /// Greets a caller: reads its preamble and hello, and answers with a welcome, or with the reason why
 /// not and the end of the connection.
 ///

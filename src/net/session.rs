@@ -51,16 +51,16 @@ const LISTED_JOB_BYTES: usize = 256;
 /// Lists that take less memory than this are not counted.
 const LIST_FREE_BYTES: usize = 64 << 10;
 
-/// Answers that wait for their session. There is room for one to each request in flight, and for as
-/// many that come after their request was given up; were it full of those all the same, an answer
-/// would be lost and its request hear `DEADLINE_EXCEEDED`, which is true.
+/// Answers that wait for their session or may still come, at most: one to each request in flight, and as
+/// many to those that were given up. One more request is refused, so that no answer finds the lane full. The
+/// lane takes its memory when something is in it: ten thousand idle sessions cost next to nothing.
 const ANSWERS_MAX: usize = 2 * IN_FLIGHT_MAX;
 
 /// Serves a client until it leaves, breaks a rule, reads too slowly, or the node stops. A client that
 /// has only closed its sending side still gets every answer.
 pub async fn serve(ctx: Arc<Ctx>, frames: Frames, guest: &Guest) {
     ctx.metrics().sessions_open.raise();
-    let (sender, answers) = channel::bounded(ANSWERS_MAX);
+    let (sender, answers) = channel::unbounded();
     let session = Session {
         flights: Flights::default(),
         submits: Submits::default(),
@@ -256,6 +256,7 @@ impl Session {
                 if let Err(error) = written {
                     if error.kind() == std::io::ErrorKind::TimedOut {
                         self.ctx.metrics().readers_slow.raise();
+                        conn::cut(reader.frames);
                     }
                     return Some(format!("cannot write: {error}"));
                 }
@@ -351,6 +352,11 @@ impl Session {
             let message = "this node has as many bytes of submits in flight as it takes";
             return self.refuse(frame.corr, gate::full(message));
         };
+        // Every answer that may still come holds a sender.
+        if self.sender.len() + self.sender.sender_count() > ANSWERS_MAX {
+            let message = "too many requests of this connection were given up and are not done yet";
+            return self.refuse(frame.corr, gate::full(message));
+        }
         let deadline =
             Ticks(arrived.0 + ticks_in(self.ctx.config.patience.request + wait(&request)));
         let Some(number) = self.flights.begin(frame.corr, request.is_change(), deadline, hold)

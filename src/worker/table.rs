@@ -64,7 +64,8 @@ pub(super) struct Table {
 struct Command {
     process: Process,
     taken: Option<Taken>,
-    /// When `SIGKILL` follows the `SIGTERM`.
+    /// When `SIGKILL` follows the `SIGTERM`. Set before there is a process, too: the program may be running
+    /// before the thread that started it is told so, and has the same grace.
     kill_at: Option<Moment>,
 }
 
@@ -105,12 +106,14 @@ impl Table {
         self.commands.get(&fence).and_then(|command| command.taken)
     }
 
-    /// Notes the process of a command, and ends it at once if it was taken meanwhile.
+    /// Notes the process of a command, and ends it if it was taken meanwhile: kindly while its grace lasts,
+    /// else at once.
     pub(super) fn started(&mut self, fence: Fence, pid: Pid) {
         let Some(command) = self.commands.get_mut(&fence) else { return };
         command.process = Process::Running(pid);
         if command.taken.is_some() {
-            signal_group(pid, Signal::KILL);
+            let signal = if command.kill_at.is_some() { Signal::TERM } else { Signal::KILL };
+            signal_group(pid, signal);
         }
     }
 
@@ -121,9 +124,13 @@ impl Table {
             return;
         }
         command.taken = Some(Taken::Ordered);
-        if let Process::Running(pid) = command.process {
-            command.kill_at = Some(kill_at);
-            signal_group(pid, Signal::TERM);
+        match command.process {
+            Process::Starting => command.kill_at = Some(kill_at),
+            Process::Running(pid) => {
+                command.kill_at = Some(kill_at);
+                signal_group(pid, Signal::TERM);
+            }
+            Process::Reaped => {}
         }
     }
 
@@ -231,5 +238,49 @@ impl Table {
 fn signal_group(group: Pid, signal: Signal) {
     if let Err(error) = kill_process_group(group, signal) {
         log::debug!("cannot signal group {group:?}: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A process that lives on by itself, and leads its group.
+    fn sleeper() -> Child {
+        std::process::Command::new("sleep").arg("600").process_group(0).spawn().unwrap()
+    }
+
+    /// Ends a command that was taken before its thread said that it runs, and returns the signal it died of.
+    fn taken_while_starting(meanwhile: impl FnOnce(&mut Table, Moment)) -> Option<i32> {
+        let (mut table, fence) = (Table::default(), Fence(1));
+        assert!(table.open(fence, None));
+        let kill_at = Moment::now().after(Duration::from_secs(60));
+        table.take(fence, kill_at);
+        meanwhile(&mut table, kill_at);
+        let mut child = sleeper();
+        table.started(fence, Pid::from_child(&child));
+        child.wait().unwrap().signal()
+    }
+
+    #[test]
+    fn command_taken_while_it_is_started_has_its_grace() {
+        let signal = taken_while_starting(|table, kill_at| {
+            assert_eq!(table.kill_due(Moment::now()), Some(kill_at));
+        });
+        assert_eq!(signal, Some(Signal::TERM.as_raw()));
+    }
+
+    #[test]
+    fn command_taken_while_it_is_started_is_killed_once_its_grace_is_over() {
+        let late = taken_while_starting(|table, kill_at| {
+            assert_eq!(table.kill_due(kill_at), None);
+        });
+        let all = taken_while_starting(|table, _| {
+            assert_eq!(table.take_all(Taken::LeaseLost), 1);
+        });
+        assert_eq!((late, all), (Some(Signal::KILL.as_raw()), Some(Signal::KILL.as_raw())));
     }
 }

@@ -1,6 +1,6 @@
 //! Each way to be a nuisance to a node, with the deadline by which the node must be rid of it.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::Duration;
@@ -9,9 +9,10 @@ use raftq::types::{DirId, JobId, NodeId};
 use raftq::wire::frame::PREAMBLE;
 use raftq::wire::kind;
 use raftq::wire::message::{Code, Filter, Hello, PeerHello, Reply, Request, Role};
+use socket2::SockRef;
 
 use crate::mutator::Mutator;
-use crate::raw::{Guest, any_frame, dial, encoded, ends_within, now, opening};
+use crate::raw::{Guest, LONG, any_frame, dial, encoded, ends_within, now, opening};
 
 /// How long a handshake may take, and what the node needs to say its last word.
 const HANDSHAKE: Duration = Duration::from_secs(2 + 1 + 4);
@@ -240,40 +241,54 @@ pub(crate) fn slow_senders(addr: &str, count: u32, patient: bool) -> u32 {
     count
 }
 
-/// Asks for everything there is, and reads nothing of it. `large` are jobs of many bytes.
+/// Asks for everything there is, again and again, and reads nothing of it. `large` are jobs of many bytes: what
+/// is asked for at once is more than the kernel takes for one who does not read, and each must be cut off
+/// once the node has waited for it long enough. That is seen without reading: one who reads is another case.
 pub(crate) fn readers_that_never_read(addr: &str, count: u32, large: &[JobId]) -> u32 {
-    let since = now();
-    let mut streams: Vec<TcpStream> = (0..count)
-        .map(|number| {
-            let mut guest = Guest::client(addr);
-            guest.stream.set_write_timeout(Some(Duration::from_secs(3))).expect("a timeout");
-            // Much of it is refused, and even that is not read: it goes on until the node stops reading.
-            for round in 0..400 {
-                let requests = (0..500).map(|corr| {
-                    if (corr + number) % 2 == 0 {
-                        Request::ListJobs(Filter { limit: 1000, ..Filter::default() })
-                            .to_frame(corr)
-                    } else {
-                        let id = large[corr as usize % large.len()];
-                        Request::GetJob { id }.to_frame(corr)
-                    }
-                });
-                let bytes: Vec<u8> = requests.flat_map(|frame| encoded(&frame)).collect();
-                if guest.stream.write_all(&bytes).is_err() {
-                    break;
-                }
-                assert!(round < 399, "the node reads on and on for one who does not");
-            }
-            guest.stream
+    let cut_before = cut_off(addr);
+    let lists = (0..8).map(|_| Request::ListJobs(Filter { limit: 1000, ..Filter::default() }));
+    let jobs = (0..3).flat_map(|_| large.iter().map(|id| Request::GetJob { id: *id }));
+    let questions: Vec<u8> =
+        jobs.chain(lists).zip(0..).flat_map(|(it, corr)| encoded(&it.to_frame(corr))).collect();
+    let mut deaf: Vec<TcpStream> = (0..count)
+        .map(|_| {
+            let stream = Guest::client(addr).stream;
+            SockRef::from(&stream).set_recv_buffer_size(16 << 10).expect("a small buffer");
+            stream
         })
         .collect();
-    // Not one byte is read until the node must have had enough.
-    thread::sleep(UNREAD.saturating_sub(since.elapsed()));
-    let closing = now();
-    for stream in &mut streams {
-        ends_within(stream, "a reader that never reads", closing, Duration::from_secs(10));
+    let (since, mut rounds) = (now(), 0);
+    while !deaf.is_empty() {
+        let left = deaf.len();
+        assert!(since.elapsed() < UNREAD, "{left} of {count} who never read were not cut off");
+        let asks = since.elapsed() >= Duration::from_secs(2) * rounds;
+        rounds += u32::from(asks);
+        deaf.retain_mut(|stream| {
+            let is_open = !asks || stream.write_all(&questions).is_ok();
+            is_open && matches!(stream.take_error(), Ok(None))
+        });
+        thread::sleep(Duration::from_millis(50));
     }
+    let cut = cut_off(addr) - cut_before;
+    assert_eq!(cut, u64::from(count), "ended as slow readers, of {count}");
     count
+}
+
+/// How many a node has cut off because they did not read. Asks until other attacks leave a place for it.
+fn cut_off(addr: &str) -> u64 {
+    let since = now();
+    loop {
+        let mut stream = dial(addr);
+        let mut text = String::new();
+        let is_told = stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").is_ok()
+            && stream.read_to_string(&mut text).is_ok();
+        let line = text.lines().find(|line| is_told && line.contains("slow_reader"));
+        if let Some(number) = line.and_then(|line| line.split_whitespace().last()) {
+            return number.parse().expect("a number");
+        }
+        assert!(since.elapsed() < LONG, "no metrics within {LONG:?}: {text}");
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Greets and then does nothing, which is no offence; the connections are handed out.

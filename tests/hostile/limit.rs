@@ -55,6 +55,8 @@ impl Limited {
             status.lines().filter(|line| line.starts_with("VmHWM") || line.starts_with("VmRSS"));
         let memory: Vec<String> =
             lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        // A process that is dead and not yet waited for has a status, and no memory.
+        assert!(!memory.is_empty(), "the node with pid {pid} is dead");
         let group =
             self.group.as_ref().and_then(|(group, peak)| fs::read_to_string(group.join(peak)).ok());
         let group = group.and_then(|it| it.trim().parse::<u64>().ok());
