@@ -129,10 +129,10 @@ impl<T: Clone> Calling<T> {
         self.flights.len()
     }
 
-    /// Tells whether none is.
+    /// Tells whether none is, and none is over that was not looked at.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.flights.is_empty()
+        self.flights.is_empty() && self.done.is_empty()
     }
 
     /// Forgets every call, as a process that dies does; returns those that had been sent, and those whose answers had
