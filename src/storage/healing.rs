@@ -4,7 +4,7 @@
 //! as they are. The identity stays, for the other nodes know this one by it, with another salt, so that
 //! no record of before can be taken for one of after, and with a mark. The mark is durable before
 //! the first file leaves its place; a start that finds it goes on from there, told to heal or not. It
-//! goes only when consensus says that the node is whole ([`crate::raft::healing`]).
+//! goes only when consensus says that the node is whole (`src/raft/healing.rs`).
 
 use std::fs::File;
 use std::path::Path;
