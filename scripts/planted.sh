@@ -6,11 +6,11 @@
 # and few messages show it better, by the exhaustive model (tests/model). Then the same seeds must be green without
 # a bug. Exit code 1 if a bug was not caught or the clean program was.
 #
-#   SEEDS=200     seeds the simulator may take for a bug
+#   SEEDS=40     seeds the simulator may take for a bug
 #   MINUTES=2     simulated minutes a seed
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-seeds_max=${SEEDS:-200} minutes=${MINUTES:-2}
+seeds_max=${SEEDS:-40} minutes=${MINUTES:-2}
 target=${CARGO_TARGET_DIR:-target}/planted
 logs=$target/logs
 mkdir -p "$logs"
