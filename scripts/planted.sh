@@ -34,7 +34,7 @@ model_binary() {
 }
 
 failed=0 last_seed=1
-printf '%-26s %-10s %6s %6s  %s\n' BUG 'CAUGHT BY' SEED CPU-S CHECK
+printf '%-26s %-10s %6s %6s  %s\n' BUG 'CAUGHT BY' SEED WALL-S CHECK
 for bug in "${bugs[@]}"; do
     began=$(date +%s%N) log=$logs/$bug.log by=- seed=- check='NOT CAUGHT'
     if "$raftq" sim --bug "$bug" --seed 1 --seeds "$seeds_max" --minutes "$minutes" --no-shrink >"$log" 2>&1; then
