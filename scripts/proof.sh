@@ -38,8 +38,8 @@ short_simulation() { rm -rf "$logs/sim" && scripts/simulate.sh --hours 50 --dir 
 long_simulation() { scripts/simulate.sh --hours "${HOURS:-1000}" --dir "$logs/sim"; }
 short_planted() { scripts/planted.sh; }
 long_planted() { scripts/planted.sh; }
-short_histories() { RAFTQ_HISTORIES=500 cargo test --locked --test linear -- --nocapture | grep histories; }
-long_histories() { RAFTQ_HISTORIES=5000 cargo test --locked --test linear -- --nocapture | grep histories; }
+short_histories() { RAFTQ_HISTORIES=500 cargo test --locked --test linear -- --nocapture | grep 'histories,'; }
+long_histories() { RAFTQ_HISTORIES=5000 cargo test --locked --test linear -- --nocapture | grep 'histories,'; }
 short_model() { scripts/model.sh small; }
 long_model() { scripts/model.sh middle; }
 short_kill9() { rm -rf "$logs/kill9" && scripts/kill9.sh 20 --out "$logs/kill9"; }
