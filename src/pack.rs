@@ -16,7 +16,7 @@ use crate::pack::unpack::Structs;
 pub const DEPTH_MAX: usize = 32;
 
 /// Values in one piece of MessagePack, at most, counting every key and every element; more are refused.
-/// One value costs a reader some 60 bytes at most beside its own bytes, so this bounds its memory.
+/// A value costs a reader up to some 60 bytes beside its own (a word of a command does), so this bounds its memory.
 pub const ELEMENTS_MAX: usize = 1 << 20;
 
 /// Entries of one map, at most; more are refused. Our largest has 14. It keeps the search for a

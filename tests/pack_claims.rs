@@ -9,6 +9,7 @@ use raftq::types::JobId;
 use raftq::wire::frame::Frame;
 use raftq::wire::kind;
 use raftq::wire::message::Reply;
+use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 
 /// An element of 64 bytes that is one byte on the wire.
 #[derive(Debug, serde::Deserialize, PartialEq)]
@@ -18,6 +19,32 @@ struct Large([u64; 8]);
 impl From<u8> for Large {
     fn from(byte: u8) -> Self {
         Self([byte.into(); 8])
+    }
+}
+
+/// What a list of small elements was told of its length before each of them.
+#[derive(Debug)]
+struct Hints(Vec<usize>);
+
+impl<'de> Deserialize<'de> for Hints {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Asking;
+        impl<'de> Visitor<'de> for Asking {
+            type Value = Hints;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Hints, A::Error> {
+                let mut hints = vec![seq.size_hint().unwrap_or(0)];
+                while let Some(_element) = seq.next_element::<u8>()? {
+                    hints.push(seq.size_hint().unwrap_or(0));
+                }
+                Ok(Hints(hints))
+            }
+        }
+        deserializer.deserialize_seq(Asking)
     }
 }
 
@@ -46,6 +73,26 @@ fn ids_and_texts_are_never_too_many_for_their_bytes() {
     let ids: Vec<JobId> = vec![JobId([7; 16]); 100_000];
     let bytes = rmp_serde::to_vec(&ids).unwrap();
     assert_eq!(unpack::<List<JobId>>(&bytes, Structs::Named).unwrap().0, ids);
+}
+
+#[test]
+fn room_for_small_elements_grows_with_what_comes_and_not_with_the_count() {
+    let mut bytes = rmp_serde::to_vec(&[JobId([7; 16])]).unwrap();
+    bytes.splice(..1, [0xdd, 0, 1, 0x86, 0xa0]);
+    bytes.resize(bytes.len() + 99_999, 0);
+    let hints = unpack::<Hints>(&ones(100_000), Structs::Named).unwrap();
+    assert_eq!(hints.0.len(), 100_001);
+    assert!(hints.0.iter().all(|hint| *hint <= 8), "{:?}", hints.0.iter().max());
+    assert!(unpack::<List<JobId>>(&bytes, Structs::Named).is_err());
+}
+
+#[test]
+fn wrong_text_of_any_length_is_named_in_a_few_words() {
+    let mut bytes = vec![0xdb, 0, 0x10, 0, 0];
+    bytes.resize(5 + (1 << 20), 1);
+    let refused = unpack::<u64>(&bytes, Structs::Named).unwrap_err().to_string();
+    assert!(refused.len() < 1024, "{} bytes", refused.len());
+    assert!(refused.contains("string"), "{refused}");
 }
 
 #[test]

@@ -122,6 +122,32 @@ fn flip(disk: &Memory, name: &str, at: usize) {
     });
 }
 
+#[test]
+fn what_the_disk_does_not_give_back_is_set_aside_unread() {
+    for prefix in ["log-", "snap-"] {
+        let disk = used();
+        let name = named(&disk, prefix).remove(0);
+        disk.make_unreadable(&name);
+        let Err(error) = start(&disk) else { panic!("{name}: it started without reading it") };
+        if let OpenError::Io { .. } = &error {
+            let advice = error.advice(std::path::Path::new("here")).unwrap();
+            assert!(advice.contains("--heal"), "{name}: {advice}");
+        }
+        let names = [named(&disk, "log-"), named(&disk, "snap-")].concat();
+        let (started, aside) = heal(&disk).unwrap();
+        let damage = aside.unwrap().damage;
+        assert!(damage.contains("does not give back"), "{name}: {damage}");
+        assert!(started.0.recovered.healing, "{name}");
+        for moved in names {
+            assert!(
+                disk.names_inside("damaged-1").contains(&format!("damaged-1/{moved}")),
+                "{moved}"
+            );
+        }
+        stop(started);
+    }
+}
+
 /// A kind of damage: what it is, and what does it and returns the word that names it.
 type Kind = (&'static str, fn(&Memory) -> String);
 

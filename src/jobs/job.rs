@@ -27,6 +27,9 @@ pub enum Body {
     Payload(Bytes),
 }
 
+/// What a word of a command takes beside its letters: its place in the list, and its own allocation.
+const WORD_BYTES: usize = size_of::<String>() + 32;
+
 impl Body {
     /// Returns the bytes that count against [`BODY_BYTES_MAX`].
     #[must_use]
@@ -35,6 +38,16 @@ impl Body {
             Self::Command(words) => words.iter().map(String::len).sum(),
             Self::Payload(bytes) => bytes.len(),
         }
+    }
+
+    /// Returns about how many bytes of memory it takes: a word of one letter takes [`WORD_BYTES`] more.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        let words = match self {
+            Self::Command(words) => words.len(),
+            Self::Payload(_) => 0,
+        };
+        self.len().saturating_add(words.saturating_mul(WORD_BYTES))
     }
 
     /// Tells whether nothing is in it.

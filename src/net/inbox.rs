@@ -11,13 +11,18 @@ use crate::replica::view::Answer;
 use crate::types::{DirId, Incarnation, Index, NodeId, Term, Ticks, WorkerId};
 use crate::wire::message::{PeerMessage, Request};
 
-/// Proposals that wait for the Raft thread. Full: `RESOURCE_EXHAUSTED` at once
+/// Submits that wait for the Raft thread. Full: `RESOURCE_EXHAUSTED` at once
 /// (specification, "Proposal backpressure").
 pub const PROPOSALS_MAX: usize = 256;
 
 /// Reports and heartbeats of workers that wait. Full: `RESOURCE_EXHAUSTED`; they have a lane of
 /// their own, so that submits never crowd them out.
 pub const REPORTS_MAX: usize = 1024;
+
+/// Cancels and hand-overs that wait. Full: `RESOURCE_EXHAUSTED`. They have a lane of their own, taken before
+/// that of the submits: whoever makes room in an overloaded cluster, or moves its leader, must not wait
+/// behind those who fill it.
+pub const CONTROLS_MAX: usize = 256;
 
 /// Reads and waits that wait for the Raft thread. Full: `RESOURCE_EXHAUSTED`.
 pub const READS_MAX: usize = 1024;
@@ -31,9 +36,9 @@ pub const SUBMITS_SHARED_MAX: usize = 256;
 /// Bytes of such submits, at most (one more may be added to an empty place).
 pub const SUBMITS_SHARED_BYTES_MAX: usize = 1 << 20;
 
-/// Where an answer goes: one request of one connection. The channel has room for every request the
-/// connection may have in flight, so that answering never waits; if the session is gone, the answer
-/// falls to the ground.
+/// Where an answer goes: one request of one connection. Answering never waits: the channel has no bound,
+/// the session counts what may still come through it before it takes a request. If the session is gone,
+/// the answer falls to the ground.
 #[derive(Clone, Debug)]
 pub struct ReplyTo {
     /// The session's channel.
@@ -137,6 +142,7 @@ pub enum PeerEvent {
 pub struct Inbox {
     proposals: Sender<Ask>,
     reports: Sender<Ask>,
+    controls: Sender<Ask>,
     reads: Sender<Ask>,
     peers: Sender<PeerEvent>,
     events: Sender<PeerEvent>,
@@ -153,7 +159,9 @@ pub struct Outlets {
     pub reports: Receiver<Ask>,
     /// Reads.
     pub reads: Receiver<Ask>,
-    /// Proposals.
+    /// Cancels and hand-overs.
+    pub controls: Receiver<Ask>,
+    /// Submits.
     pub proposals: Receiver<Ask>,
 }
 
@@ -162,16 +170,18 @@ pub struct Outlets {
 pub fn lanes() -> (Inbox, Outlets) {
     let (proposals, proposals_out) = bounded(PROPOSALS_MAX);
     let (reports, reports_out) = bounded(REPORTS_MAX);
+    let (controls, controls_out) = bounded(CONTROLS_MAX);
     let (reads, reads_out) = bounded(READS_MAX);
     let (peers, peers_out) = bounded(PEER_MESSAGES_MAX);
     let (events, events_out) = bounded(PEER_MESSAGES_MAX);
     (
-        Inbox { proposals, reports, reads, peers, events },
+        Inbox { proposals, reports, controls, reads, peers, events },
         Outlets {
             events: events_out,
             peers: peers_out,
             reports: reports_out,
             reads: reads_out,
+            controls: controls_out,
             proposals: proposals_out,
         },
     )
@@ -206,10 +216,8 @@ impl Inbox {
             Ask::Look { .. } => &self.reads,
             Ask::LocalWorker { .. } => &self.reports,
             Ask::Request { request, .. } => match request {
-                Request::SubmitJob(_)
-                | Request::SubmitBatch(_)
-                | Request::CancelJobs { .. }
-                | Request::TransferLeadership { .. } => &self.proposals,
+                Request::SubmitJob(_) | Request::SubmitBatch(_) => &self.proposals,
+                Request::CancelJobs { .. } | Request::TransferLeadership { .. } => &self.controls,
                 Request::RegisterWorker(_)
                 | Request::Heartbeat { .. }
                 | Request::UpdateJobStatus(_)

@@ -295,6 +295,9 @@ impl Session {
             let refusal = if is_change { Refusal::deadline_exceeded() } else { gate::too_slow() };
             self.refuse(corr, refusal);
         }
+        // What was given up is not kept: each question holds an image of the queue.
+        let flights = &self.flights;
+        self.questions.retain(|question| flights.has(question.number));
     }
 
     /// What a client hears whose connection must end because of what it sent.
@@ -366,18 +369,24 @@ impl Session {
         };
         let reply = ReplyTo { session: self.sender.clone(), corr: number };
         if let Request::SubmitJob(job) = request {
-            self.share(job, reply, frame.body.len(), arrived);
+            let bytes = memory(&job);
+            self.share(job, reply, bytes, arrived);
         } else {
-            // Proposals of one connection stay in the order in which they came.
+            // Submits of one connection stay in the order in which they came.
             self.share_submits(arrived);
             self.ask(Ask::Request { request, reply, arrived });
         }
     }
 
-    /// Counts the bytes of a submit until it is answered; other requests are small or bounded by lanes
+    /// Counts the memory of a submit until it is answered; other requests are small or bounded by lanes
     /// of their own, and must pass when submits do not.
     fn hold(&self, request: &Request, bytes: usize) -> Option<Hold> {
-        let counted = if jobs_in(request) > 0 { bytes } else { 0 };
+        #[expect(clippy::wildcard_enum_match_arm, reason = "only these two carry jobs")]
+        let counted = match request {
+            Request::SubmitJob(job) => bytes.max(memory(job)),
+            Request::SubmitBatch(jobs) => bytes.max(jobs.iter().map(memory).sum()),
+            _ => 0,
+        };
         self.ctx.bytes_in_flight.hold(counted)
     }
 
@@ -497,6 +506,11 @@ fn is_gone(end: &End) -> bool {
     matches!(end, End::Broken(FrameError::Io(_)))
 }
 
+/// Returns about how much memory a job takes while it waits.
+fn memory(job: &NewJob) -> usize {
+    size_of::<NewJob>() + job.body.memory()
+}
+
 fn jobs_in(request: &Request) -> u64 {
     #[expect(clippy::wildcard_enum_match_arm, reason = "only these two carry jobs")]
     match request {
@@ -529,8 +543,8 @@ fn wait(request: &Request) -> Duration {
     }
 }
 
-/// Looks for a frame that began and does not end: twice in a row bytes without a frame, with no frame
-/// in between. So a frame has between one and one and a half times the patience for it.
+/// Looks for a frame that began and does not end: [`LOOKS`] times in a row bytes without a frame, with no
+/// frame in between. So a frame has between one and one and a half times the patience for it.
 #[derive(Debug, Default)]
 struct Unfinished {
     seen: u32,

@@ -39,7 +39,7 @@ pub const IMAGES_MAX: usize = 16;
 /// with `RESOURCE_EXHAUSTED`, for each pins an old image of the queue in memory.
 pub const IMAGES_WAITING_MAX: usize = 4096;
 
-/// Bytes of submits that are read and not yet answered, over all connections. One more is refused with
+/// Memory of submits that are read and not yet answered, over all connections. One more is refused with
 /// `RESOURCE_EXHAUSTED`: what waits in lanes is counted in places, and a place may hold megabytes.
 pub const SUBMIT_BYTES_MAX: usize = 256 << 20;
 

@@ -68,7 +68,7 @@ const HEALING_NODES_MIN: usize = 3;
 fn open_disk(config: &Config, options: &Options, events: Sender<Event>) -> Result<Opened, String> {
     let nodes = config.peers.len();
     let explain = |error: OpenError| match error.advice(&config.data) {
-        Some(_) if error.is_damage() && nodes < HEALING_NODES_MIN => format!(
+        Some(_) if error.can_heal() && nodes < HEALING_NODES_MIN => format!(
             "{error}. In a cluster of {nodes} it cannot be healed, for the others are no majority \
              without it"
         ),

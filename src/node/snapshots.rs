@@ -8,7 +8,7 @@ use crate::jobs::machine::Machine;
 use crate::net::shared::{SnapshotFile, SnapshotFiles};
 use crate::raft::message::SnapshotMeta;
 use crate::storage::disk::Disk;
-use crate::storage::error::advice;
+use crate::storage::error::{advice, is_unreadable};
 use crate::storage::snapshot::{SnapshotError, SnapshotFile as DiskFile, Snapshots};
 use crate::types::Index;
 
@@ -71,6 +71,9 @@ pub(crate) fn load<D: Disk>(
              was changed. {}",
             advice(data)
         ),
+        SnapshotError::Io(error) if is_unreadable(&error) => {
+            format!("the disk does not give back a snapshot: {error}. {}", advice(data))
+        }
         SnapshotError::OutOfOrder { .. }
         | SnapshotError::NoTransfer
         | SnapshotError::Refused { .. }

@@ -32,7 +32,10 @@ const PEER_MESSAGES_PER_TURN: usize = 128;
 /// Asks of one lane taken in one turn, at most.
 const ASKS_PER_TURN: usize = 256;
 
-/// Bytes of proposals taken in one turn; one ask more may be added. The lane itself bounds their count.
+/// Cancels and hand-overs taken in one turn, at most: each may name a thousand jobs.
+const CONTROLS_PER_TURN: usize = 8;
+
+/// Bytes of submits taken in one turn; one ask more may be added. The lane itself bounds their count.
 const PROPOSAL_BYTES_PER_TURN: usize = 512 << 10;
 
 /// What a job counts beside its body.
@@ -116,6 +119,7 @@ impl RaftThread {
         };
         loop {
             let takes = self.replica.takes_proposals();
+            let controls = if takes { &self.outlets.controls } else { &closed };
             let proposals = if takes { &self.outlets.proposals } else { &closed };
             select! {
                 recv(self.storage_events) -> event => state.storage(event.ok()),
@@ -123,6 +127,7 @@ impl RaftThread {
                 recv(self.outlets.peers) -> event => state.peer(event.ok()),
                 recv(self.outlets.reports) -> ask => state.ask(ask.ok()),
                 recv(self.outlets.reads) -> ask => state.ask(ask.ok()),
+                recv(controls) -> ask => state.ask(ask.ok()),
                 recv(proposals) -> ask => state.ask(ask.ok()),
                 recv(self.control) -> control => state.stop = control.ok(),
                 recv(ticker) -> _ => {}
@@ -159,6 +164,8 @@ impl RaftThread {
         reports.for_each(|ask| state.ask(Some(ask)));
         self.outlets.reads.try_iter().take(ASKS_PER_TURN).for_each(|ask| state.ask(Some(ask)));
         if takes_proposals {
+            let controls = self.outlets.controls.try_iter().take(CONTROLS_PER_TURN);
+            controls.for_each(|ask| state.ask(Some(ask)));
             let mut bytes = 0;
             while bytes < PROPOSAL_BYTES_PER_TURN
                 && let Ok(ask) = self.outlets.proposals.try_recv()
@@ -289,7 +296,7 @@ fn hopeless(healing: &HealingStatus, data: &str) -> String {
 /// Returns what an ask counts against [`PROPOSAL_BYTES_PER_TURN`].
 #[expect(clippy::wildcard_enum_match_arm, reason = "only submits carry bodies")]
 fn weight(ask: &Ask) -> usize {
-    let job = |job: &NewJob| job.body.len() + JOB_OVERHEAD_BYTES;
+    let job = |job: &NewJob| job.body.memory() + JOB_OVERHEAD_BYTES;
     match ask {
         Ask::Submits { jobs, .. } => jobs.iter().map(|(new, _)| job(new)).sum(),
         Ask::Request { request: Request::SubmitBatch(jobs), .. } => jobs.iter().map(job).sum(),

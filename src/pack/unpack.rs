@@ -7,6 +7,7 @@
 //! stays below it by far.
 
 use std::cell::Cell;
+use std::fmt::Write;
 use std::marker::PhantomData;
 
 use serde::de::value::StrDeserializer;
@@ -24,16 +25,37 @@ pub const ALLOWANCE_PER_BYTE: usize = 3;
 /// Bytes that they may take beside that; more are refused.
 pub const ALLOWANCE_BYTES: usize = 48 << 10;
 
-/// An element no larger than this is free: ids and texts, of which a value on the wire is never less than
-/// a small part, and which the bound on values ([`crate::pack::ELEMENTS_MAX`]) counts one by one.
+/// An element no larger than this is free. An id takes more bytes on the wire than here; a text of no
+/// letters takes one there and [`FREE_BYTES`] here, and only the bound on values
+/// ([`crate::pack::ELEMENTS_MAX`]) keeps their number down. Nothing is reserved for such elements on the word
+/// of a count.
 const FREE_BYTES: usize = 24;
 
-/// Elements that a list reserves room for before the first of them was read.
+/// Elements that a list reserves room for before they are paid for.
 const FIRST_ELEMENTS: usize = 8;
+
+/// Bytes of what is said about a wrong value, at most: the value itself, of any length, may be in it.
+const COMPLAINT_BYTES_MAX: usize = 512;
 
 impl de::Error for PackError {
     fn custom<T: std::fmt::Display>(text: T) -> Self {
-        Self::Mismatch(text.to_string())
+        let mut complaint = Complaint(String::new());
+        if write!(complaint, "{text}").is_err() {
+            complaint.0.push_str("...");
+        }
+        Self::Mismatch(complaint.0)
+    }
+}
+
+/// A text that takes no more than [`COMPLAINT_BYTES_MAX`], and then fails.
+struct Complaint(String);
+
+impl Write for Complaint {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let room = COMPLAINT_BYTES_MAX.saturating_sub(self.0.len());
+        let fits = text.get(..text.floor_char_boundary(room)).unwrap_or_default();
+        self.0.push_str(fits);
+        if fits.len() < text.len() { Err(std::fmt::Error) } else { Ok(()) }
     }
 }
 
@@ -259,8 +281,10 @@ enum Held {
     Fields,
     /// A list whose elements are not paid for yet.
     List,
-    /// A list whose elements are.
+    /// A list whose elements are: room for all of them may be reserved.
     Paid,
+    /// A list whose elements need not be paid for: its room grows with what has really come.
+    Free,
 }
 
 /// The elements of an array, or the pairs of a map, that are still to be read.
@@ -302,9 +326,9 @@ impl<'de> SeqAccess<'de> for Elements<'_, 'de> {
             return Ok(None);
         }
         if self.held == Held::List {
-            self.held = Held::Paid;
             let bytes = size_of::<T::Value>();
-            if bytes > FREE_BYTES {
+            self.held = if bytes > FREE_BYTES { Held::Paid } else { Held::Free };
+            if self.held == Held::Paid {
                 self.unpacker.pay(count, if self.is_grown.get() { 2 * bytes } else { bytes })?;
             }
         }
@@ -312,7 +336,7 @@ impl<'de> SeqAccess<'de> for Elements<'_, 'de> {
     }
 
     fn size_hint(&self) -> Option<usize> {
-        if self.held != Held::List {
+        if matches!(self.held, Held::Fields | Held::Paid) {
             return Some(self.left);
         }
         self.is_grown.set(true);

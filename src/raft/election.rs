@@ -170,6 +170,7 @@ impl Raft {
         }
         if term > self.hard.term {
             self.become_follower(term, Some(from));
+            self.heard_leader_while_healing(from);
         }
         if self.role == Role::Follower && self.leader == Some(from) && self.may_campaign() {
             self.begin_election(true);

@@ -129,6 +129,13 @@ impl Peer {
         self.next_index = next_index.max(self.match_index.next());
     }
 
+    /// Forgets what only a leader knows of it: how it is now, whoever leads next is told.
+    pub(super) fn forget(&mut self) {
+        self.healing = None;
+        self.match_index = Index(0);
+        self.probe(Index(1), self.session);
+    }
+
     /// Begins a session that waits for a snapshot to arrive there.
     pub(super) fn await_snapshot(&mut self, session: u64) {
         self.begin_session(Feed::Snapshot(Transfer::Due), session);

@@ -89,7 +89,7 @@ impl Raft {
             if matches!(peer.feed, Feed::Snapshot(Transfer::Running)) {
                 self.out.abort_snapshots.push(peer.id);
             }
-            peer.probe(Index(1), peer.session);
+            peer.forget();
         }
         self.leading = Leading::default();
     }
@@ -392,8 +392,8 @@ impl Raft {
             return;
         }
         if prev_index <= peer.match_index {
-            // Overtaken by a later answer. Or else it has lost what it said was durable: then it
-            // must come back as another node, for its votes are lost too, and it is not fed again.
+            // Overtaken by a later answer. Or else it has lost what it said was durable and does not know:
+            // then it must come back as one that heals, for its votes are lost too, and is not fed before.
             return;
         }
         let hint_index = hint_index.min(prev_index.prev());

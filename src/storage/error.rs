@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::types::{Index, NodeId};
 
-/// Why a data directory was not opened. Nothing in it was changed.
+/// Why a data directory was not opened. Nothing in it was changed, except that a node told to heal may have
+/// set damaged files aside before.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The directory's parent is missing.
@@ -103,6 +104,14 @@ impl OpenError {
         }
     }
 
+    /// Tells whether a start with `--heal` would set files aside for it: damage, and files that the disk does
+    /// not give back.
+    #[must_use]
+    pub fn can_heal(&self) -> bool {
+        let unreadable = matches!(self, Self::Io { error, .. } if is_unreadable(error));
+        unreadable || self.is_damage()
+    }
+
     /// Says what to do about it, if it is damage: `data` is the directory as it was named.
     #[must_use]
     pub fn advice(&self, data: &Path) -> Option<String> {
@@ -113,7 +122,7 @@ impl OpenError {
                  have a quorum without this one",
                 data.display()
             )),
-            damage if damage.is_damage() => Some(advice(data)),
+            error if error.can_heal() => Some(advice(data)),
             Self::NoParent(_)
             | Self::Foreign(_)
             | Self::OtherNode { .. }
@@ -132,6 +141,16 @@ impl OpenError {
         let path = path.into();
         move |error| Self::Io { path, error }
     }
+}
+
+/// Tells whether the disk itself no longer gives back what was written: `EIO`, or a checksum of the
+/// filesystem's own (`EBADMSG` and `EUCLEAN` of ext4, XFS and Btrfs).
+#[must_use]
+pub fn is_unreadable(error: &io::Error) -> bool {
+    const EIO: i32 = 5;
+    const EBADMSG: i32 = 74;
+    const EUCLEAN: i32 = 117;
+    matches!(error.raw_os_error(), Some(EIO | EBADMSG | EUCLEAN))
 }
 
 /// Says what to do about damaged data in `data`.

@@ -7,12 +7,13 @@
 //! goes only when consensus says that the node is whole (`src/raft/healing.rs`).
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 
 use crossbeam_channel::Sender;
 
 use crate::storage::disk::{Directory, Disk};
-use crate::storage::error::OpenError;
+use crate::storage::error::{OpenError, is_unreadable};
 use crate::storage::identity::{self, Identity, Mark};
 use crate::storage::log::Options;
 use crate::storage::recover::{Survey, check};
@@ -79,28 +80,46 @@ pub fn heal_on<D: Disk>(
     }
 }
 
-/// Says what is damaged, if anything is that keeps a node from starting.
+/// Says what is damaged, if anything is that keeps a node from starting. A file that the disk no longer
+/// gives back is damaged too, and can be set aside without reading it.
 ///
 /// # Errors
 /// What is no damage: another version's files, or what the system says.
 pub fn find_damage<D: Disk>(disk: &D, identity: Identity) -> Result<Option<String>, OpenError> {
     let snapshots = match Snapshots::open(disk) {
         Ok(snapshots) => snapshots,
-        Err(SnapshotError::Io(error)) => return Err(OpenError::io("a snapshot")(error)),
-        Err(error) => return Ok(Some(error.to_string())),
+        Err(error) => return unusable(error).map(Some),
     };
     let survey = Survey::of(disk, identity.salt)
         .and_then(|survey| check(&survey, identity, snapshots.reach()).map(|()| survey));
     let log_first = match survey {
         Ok(survey) => survey.first_index(),
+        Err(OpenError::Io { path, error }) if is_unreadable(&error) => {
+            return Ok(Some(unreadable(&path, &error)));
+        }
         Err(error) if error.is_damage() => return Ok(Some(error.to_string())),
         Err(error) => return Err(error),
     };
     match snapshots.load(log_first, &mut |_record| Ok(())) {
         Ok(_) => Ok(None),
-        Err(SnapshotError::Io(error)) => Err(OpenError::io("a snapshot")(error)),
-        Err(error) => Ok(Some(error.to_string())),
+        Err(error) => unusable(error).map(Some),
     }
+}
+
+/// Says what is wrong with a snapshot, unless that is no damage.
+fn unusable(error: SnapshotError) -> Result<String, OpenError> {
+    match error {
+        SnapshotError::Io(error) if is_unreadable(&error) => Ok(unreadable("a snapshot", &error)),
+        SnapshotError::Io(error) => Err(OpenError::io("a snapshot")(error)),
+        SnapshotError::Damaged { .. }
+        | SnapshotError::OutOfOrder { .. }
+        | SnapshotError::NoTransfer
+        | SnapshotError::Refused { .. } => Ok(error.to_string()),
+    }
+}
+
+fn unreadable(path: &str, error: &io::Error) -> String {
+    format!("the disk does not give back {path}: {error}")
 }
 
 fn begin_anew<D: Disk>(

@@ -9,6 +9,9 @@ use crate::storage::disk::{Disk, DiskFile};
 /// What a disk writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
 
+/// The number of the system's input/output error.
+const EIO: i32 = 5;
+
 /// What goes wrong at a chosen call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -50,6 +53,8 @@ struct Content {
     /// Sectors that the next sync writes. One that fails forgets them all the same, as Linux does: a
     /// second sync succeeds and writes nothing.
     dirty: BTreeSet<usize>,
+    /// The disk does not give it back: every read fails.
+    is_unreadable: bool,
 }
 
 impl Content {
@@ -74,7 +79,7 @@ impl Content {
 
     /// A content of which all is durable.
     fn of(bytes: Vec<u8>) -> Self {
-        Self { durable: bytes.clone(), now: bytes, dirty: BTreeSet::new() }
+        Self { durable: bytes.clone(), now: bytes, ..Self::default() }
     }
 
     /// Mixes the durable sectors with those that were written since; the length is either one's.
@@ -143,6 +148,17 @@ impl Memory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Makes a disk that does as it is told.
+    fn of(
+        contents: BTreeMap<u64, Content>,
+        names: BTreeMap<String, u64>,
+        durable_names: BTreeMap<String, u64>,
+        next: u64,
+    ) -> Self {
+        let state = State { contents, names, durable_names, next, ..State::default() };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
     /// Lets the `call`-th call that changes something (from 0, counted from now) go wrong.
     pub fn fail_at(&self, call: u64, fault: Fault) {
         self.fail_at_of(Calls::All, call, fault);
@@ -170,16 +186,8 @@ impl Memory {
             .contents
             .iter()
             .map(|(number, content)| (*number, Content::of(content.durable.clone())));
-        let after = State {
-            contents: contents.collect(),
-            next: state.next,
-            names: state.durable_names.clone(),
-            durable_names: state.durable_names.clone(),
-            calls: 0,
-            counted: Calls::All,
-            fault: None,
-        };
-        Self(Arc::new(Mutex::new(after)))
+        let names = state.durable_names.clone();
+        Self::of(contents.collect(), names.clone(), names, state.next)
     }
 
     /// Returns the directory as a restart after a power cut may find it: of what was not synced, each
@@ -202,17 +210,7 @@ impl Memory {
                 names.remove(name);
             }
         }
-        let durable_names = names.clone();
-        let next = state.next;
-        Self(Arc::new(Mutex::new(State {
-            contents,
-            next,
-            names,
-            durable_names,
-            calls: 0,
-            counted: Calls::All,
-            fault: None,
-        })))
+        Self::of(contents, names.clone(), names, state.next)
     }
 
     /// Returns how many things are not durable yet: files with unsynced bytes, and names.
@@ -250,17 +248,7 @@ impl Memory {
                 None => names.remove(&name),
             };
         }
-        let durable_names = names.clone();
-        let next = state.next;
-        Self(Arc::new(Mutex::new(State {
-            contents,
-            next,
-            names,
-            durable_names,
-            calls: 0,
-            counted: Calls::All,
-            fault: None,
-        })))
+        Self::of(contents, names.clone(), names, state.next)
     }
 
     /// Returns a copy of a file's bytes.
@@ -289,20 +277,22 @@ impl Memory {
         }
     }
 
+    /// Lets every read of a file fail as on a bad sector, until it is copied by a power cut.
+    pub fn make_unreadable(&self, name: &str) {
+        let mut state = self.state();
+        let Some(number) = state.names.get(name).copied() else { return };
+        if let Some(content) = state.contents.get_mut(&number) {
+            content.is_unreadable = true;
+        }
+    }
+
     /// Returns a copy that shares nothing: what a restart finds after the end of a process, as the system
     /// still remembers what was not synced.
     #[must_use]
     pub fn copy(&self) -> Self {
         let state = self.state();
-        Self(Arc::new(Mutex::new(State {
-            contents: state.contents.clone(),
-            next: state.next,
-            names: state.names.clone(),
-            durable_names: state.durable_names.clone(),
-            calls: 0,
-            counted: Calls::All,
-            fault: None,
-        })))
+        let (names, durable_names) = (state.names.clone(), state.durable_names.clone());
+        Self::of(state.contents.clone(), names, durable_names, state.next)
     }
 
     /// Does one call that changes something, or half of it, or nothing, as the fault says.
@@ -421,7 +411,11 @@ impl Disk for Memory {
 impl DiskFile for MemoryFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let state = self.disk.state();
-        let content = state.contents.get(&self.content).map_or(&[][..], |content| &content.now);
+        let content = state.contents.get(&self.content);
+        if content.is_some_and(|content| content.is_unreadable) {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        let content = content.map_or(&[][..], |content| &content.now);
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(content.len());
         let rest = content.get(start..).unwrap_or_default();
         let read = rest.len().min(buffer.len());

@@ -20,7 +20,7 @@ use crate::storage::log::{
     Gone, Log, Options, Pace, Segments, Shared, lock, make_segment, read_entries,
 };
 use crate::storage::recover::{Recovery, open_log};
-use crate::storage::snapshot::{Snapshots, Source};
+use crate::storage::snapshot::{SnapshotError, Snapshots, Source};
 use crate::types::{DirId, Index, NodeId, Term};
 
 /// Batches and releases that wait for the log thread: one batch and a few releases. A release that
@@ -205,9 +205,13 @@ pub fn open_on<D: Disk>(
     events: Sender<Event>,
 ) -> Result<Opened<D>, OpenError> {
     let identity = healing::resume(&disk, identity)?;
-    let snapshots = Snapshots::open(&disk)
-        .map_err(io::Error::other)
-        .map_err(OpenError::io("the data directory"))?;
+    let snapshots = Snapshots::open(&disk).map_err(|error| {
+        let path = "a snapshot".into();
+        if let SnapshotError::Io(error) = error {
+            return OpenError::Io { path, error };
+        }
+        OpenError::Io { path, error: io::Error::other(error) }
+    })?;
     let (recovery, identity) = open_log(&disk, identity, snapshots.reach(), options)?;
     let (ready, recovered) = Recovered::of(identity, recovery);
     let stats = Arc::new(Stats::default());

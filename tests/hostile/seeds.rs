@@ -19,7 +19,7 @@ use raftq::storage::snapshot::Snapshots;
 use raftq::types::{
     ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Term, WorkerId,
 };
-use raftq::wire::frame::{Frame, FrameCodec, HEADER_BYTES, HELLO_BYTES_MAX, PREAMBLE};
+use raftq::wire::frame::{Frame, FrameCodec, HEADER_BYTES, PREAMBLE};
 use raftq::wire::hello::Reject;
 use raftq::wire::kind;
 use raftq::wire::message::{Code, Hello, LeaderHint, PeerHello, Refusal, Reply, Role, Welcome};
@@ -36,6 +36,7 @@ pub(crate) fn all() -> BTreeMap<&'static str, Seeds> {
     let mut all: BTreeMap<&'static str, Seeds> = BTreeMap::new();
     from_vectors(&mut all);
     handshakes(all.entry("handshake").or_default());
+    claims(all.entry("request").or_default());
     replies(all.entry("reply").or_default());
     let commands = commands();
     for (name, command) in &commands {
@@ -122,7 +123,7 @@ fn from_vectors(all: &mut BTreeMap<&'static str, Seeds>) {
 
 fn wire(frame: &Frame) -> Vec<u8> {
     let mut out = BytesMut::new();
-    FrameCodec::new(HELLO_BYTES_MAX).encode(frame, &mut out).unwrap();
+    FrameCodec::new(1 << 20).encode(frame, &mut out).unwrap();
     out.to_vec()
 }
 
@@ -160,6 +161,22 @@ fn handshakes(seeds: &mut Seeds) {
             seeds.insert(format!("{name}-{how}"), input);
         }
     }
+}
+
+/// Requests that would take much memory if a count, or a text in a wrong place, were believed.
+fn claims(seeds: &mut Seeds) {
+    let mut input = |name: &str, kind: u8, body: &[u8]| {
+        let frame = Frame::new(kind, 1, body.to_vec().into());
+        let input = decoder_input(&wire(&frame), kind::is_request).unwrap();
+        seeds.insert(name.into(), input);
+    };
+    let mut ids = b"\x81\xa3ids\xdc\x1b\x59\xc4\x10".to_vec();
+    ids.extend([7; 16]);
+    ids.resize(ids.len() + 7000, 0);
+    input("one-id-and-thousands-of-zeroes", kind::CANCEL_JOBS, &ids);
+    let mut limit = b"\x81\xa5limit\xda\x1f\x40".to_vec();
+    limit.resize(limit.len() + 8000, 1);
+    input("long-text-where-a-number-belongs", kind::LIST_JOBS, &limit);
 }
 
 fn replies(seeds: &mut Seeds) {

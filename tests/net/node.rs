@@ -167,6 +167,11 @@ impl Node {
         self.outlets.proposals.recv_timeout(LONG).expect("a proposal")
     }
 
+    /// Takes the next cancel or hand-over.
+    pub(crate) fn control(&self) -> Ask {
+        self.outlets.controls.recv_timeout(LONG).expect("a cancel or a hand-over")
+    }
+
     /// Takes the next read.
     pub(crate) fn read(&self) -> Ask {
         self.outlets.reads.recv_timeout(LONG).expect("a read")

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
-use raftq::jobs::job::Body;
+use raftq::jobs::job::{Body, NewJob};
 use raftq::jobs::machine::Machine;
 use raftq::net::inbox::{
     Ask, PROPOSALS_MAX, ReplyTo, SUBMITS_SHARED_BYTES_MAX, SUBMITS_SHARED_MAX,
 };
-use raftq::net::shared::Patience;
+use raftq::net::shared::{Patience, SUBMIT_BYTES_MAX};
 use raftq::replica::view::Answer;
 use raftq::types::{Incarnation, JobId, NodeId, WorkerId};
 use raftq::wire::frame::{Frame, IGNORABLE};
@@ -90,7 +90,7 @@ fn large_submits_share_a_place_only_up_to_its_bytes() {
 }
 
 #[test]
-fn other_proposals_stay_behind_the_submits_before_them() {
+fn cancels_pass_the_submits_before_them() {
     let node = Node::start();
     let mut client = Client::connect(node.addr);
     let cancel = Request::CancelJobs { ids: vec![job(1).id] };
@@ -99,8 +99,8 @@ fn other_proposals_stay_behind_the_submits_before_them() {
     bytes.extend(encoded(&Request::SubmitJob(job(3)).to_frame(3)));
     client.stream.write_all(&bytes).unwrap();
     assert!(matches!(node.proposal(), Ask::Submits { jobs, .. } if jobs[0].0 == job(1)));
-    assert!(matches!(node.proposal(), Ask::Request { request, .. } if request == cancel));
     assert!(matches!(node.proposal(), Ask::Submits { jobs, .. } if jobs[0].0 == job(3)));
+    assert!(matches!(node.control(), Ask::Request { request, .. } if request == cancel));
 }
 
 #[test]
@@ -118,7 +118,27 @@ fn full_lane_refuses_submits_at_once_and_lets_reports_and_reads_through() {
     waiter(report).answer(Reply::HeartbeatAck { term: raftq::types::Term(4) }.into());
     waiter(node.read()).answer(Refusal::not_found("no").into());
     assert_eq!(client.reply().0 + client.reply().0, 5);
+    client.send(4, &Request::CancelJobs { ids: vec![job(1).id] });
+    waiter(node.control()).answer(Refusal::not_found("no").into());
+    assert_eq!(client.reply().0, 4);
     assert_eq!(node.metrics().refusals_of(Code::ResourceExhausted), 1);
+}
+
+#[test]
+fn commands_of_many_words_are_counted_as_the_memory_they_take() {
+    let node = Node::start();
+    let mut client = Client::connect(node.addr);
+    let words = 40_000;
+    let body = Body::Command(vec![String::from("w"); words]);
+    assert!(body.memory() > 50 * words && body.len() == words);
+    let batch = Request::SubmitBatch(vec![NewJob { body, ..job(1) }]);
+    let fit = SUBMIT_BYTES_MAX / (50 * words);
+    for corr in 0..u32::try_from(fit).unwrap() {
+        client.send(corr + 1, &batch);
+    }
+    let (_, refusal) = client.refusal();
+    assert_eq!(refusal.code, Code::ResourceExhausted);
+    assert!(refusal.message.contains("bytes of submits"), "{}", refusal.message);
 }
 
 #[test]
@@ -176,7 +196,7 @@ fn job_that_nobody_could_run_is_refused_before_it_is_proposed() {
     let node = Node::start();
     let mut client = Client::connect(node.addr);
     for words in [vec![], vec![String::new()]] {
-        let empty = raftq::jobs::job::NewJob { body: Body::Command(words), ..job(1) };
+        let empty = NewJob { body: Body::Command(words), ..job(1) };
         client.send(1, &Request::SubmitJob(empty));
         assert_eq!(client.refusal().1.code, Code::InvalidArgument);
     }
