@@ -9,7 +9,7 @@
 
 use bytes::Bytes;
 use raftq::jobs::codec;
-use raftq::jobs::command::{Command, Registration, Release, Stamped, StatusUpdate};
+use raftq::jobs::command::{Command, Limits, Registration, Release, Stamped, StatusUpdate};
 use raftq::jobs::job::{Body, NewJob, Serves, Status, Verdict};
 use raftq::jobs::machine::Machine;
 use raftq::jobs::registry::WorkerState;
@@ -85,10 +85,14 @@ impl World {
     }
 
     fn with_log(count: u64, log: Vec<Entry>) -> Self {
+        Self::with(count, log, Limits::default())
+    }
+
+    fn with(count: u64, log: Vec<Entry>, limits: Limits) -> Self {
         let config = Config {
             raft: RaftConfig::new(ME),
             dir: DirId([1; 16]),
-            limits: raftq::jobs::command::Limits::default(),
+            limits,
             snapshot_bytes_min: 1 << 40,
             snapshot_bytes: 0,
             seed: 7,
@@ -248,7 +252,7 @@ fn done(output: &[u8]) -> Verdict {
     }
 }
 
-/// `wire-spec.md` §9: submits and cancels of one connection are begun in the order sent.
+/// Within a turn, what was asked first is decided first.
 #[test]
 fn a_cancel_in_the_turn_of_its_submit_cancels_it() {
     let mut world = World::leader(1);
@@ -260,6 +264,52 @@ fn a_cancel_in_the_turn_of_its_submit_cancels_it() {
     assert_eq!(world.heard(1), [Reply::Submitted(created)]);
     assert_eq!(world.heard(2), [Reply::Cancelled(vec![Ok(Status::Cancelled)])]);
     assert_eq!(world.job(job(9).id).0, Status::Cancelled);
+}
+
+#[test]
+fn what_finds_no_room_is_refused_without_an_entry_and_once_a_tick_with_one() {
+    let room = 2 * raftq::jobs::resident::weight(4);
+    let mut world =
+        World::with(1, Vec::new(), Limits { resident_bytes_max: room, ..Limits::default() });
+    world.turns(300);
+    let submits = |world: &World, numbers: std::ops::Range<u16>| {
+        let jobs = numbers.map(|number| (job(number), u64::from(number))).collect();
+        Input::Submits { jobs, arrived: Ticks(world.now) }
+    };
+    let first = submits(&world, 1..3);
+    world.turn(vec![first]);
+    world.turns(2);
+    let before = world.replica.machine().applied_index();
+    let many = submits(&world, 3..300);
+    world.turn(vec![many]);
+    assert_eq!(world.replica.machine().applied_index().0, before.0 + 1, "one for all of them");
+    for number in 3..300 {
+        let heard = world.heard(number);
+        assert!(
+            matches!(&heard[..], [Reply::Refused(no)] if no.code == Code::ResourceExhausted && !no.unknown),
+            "{heard:?}"
+        );
+    }
+    // Who asks again for what is there already is told so, in a batch as well.
+    let batch = world.ask(900, Request::SubmitBatch(vec![job(1), job(400), job(401)]));
+    let again = submits(&world, 2..3);
+    world.turn(vec![batch, again]);
+    world.turns(2);
+    let known = |number| Ok(Submitted { id: job(number).id, created: false });
+    assert_eq!(world.heard(2).last(), Some(&Reply::Submitted(known(2).unwrap())));
+    let heard = world.heard(900);
+    let [Reply::SubmittedBatch(results)] = &heard[..] else { panic!("{heard:?}") };
+    assert_eq!(results[0], known(1));
+    assert!(
+        results[1..]
+            .iter()
+            .all(|it| it.as_ref().is_err_and(|no| no.code == Code::ResourceExhausted))
+    );
+    // And with room all is well again.
+    let cancel = world.ask(901, Request::CancelJobs { ids: vec![job(1).id] });
+    world.turn(vec![cancel]);
+    let retention = world.replica.machine().counts();
+    assert!(retention.pending == 1, "{retention:?}");
 }
 
 #[test]

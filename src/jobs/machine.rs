@@ -10,9 +10,9 @@ use crate::jobs::books::{Books, QueueCounts};
 use crate::jobs::command::{Command, Event, Limits, Outcome, Stamped};
 use crate::jobs::digest::{Content, DIGEST_EVERY, DIGESTS_KEPT, Digest, Fold};
 use crate::jobs::forgotten::ForgottenIds;
-use crate::jobs::job::{Assignment, JobView, Status};
+use crate::jobs::job::{Assignment, JobView, NewJob, Status};
 use crate::jobs::registry::{Registry, Worker};
-use crate::jobs::resident::{End, Job};
+use crate::jobs::resident::{self, End, Job};
 use crate::types::{Fence, Incarnation, Index, JobId, Millis, QueueName, WorkerId};
 
 /// The replicated job queue after some prefix of the log: a fold of the entries and nothing else.
@@ -274,6 +274,14 @@ impl Machine {
         self.books.job_bytes()
             + self.registry.bytes()
             + self.forgotten.len() * crate::jobs::forgotten::FORGOTTEN_BYTES
+    }
+
+    /// Tells whether a submit of this job, decided now, would find no room.
+    #[must_use]
+    pub fn has_no_room(&self, new: &NewJob) -> bool {
+        let weight = resident::weight(new.body.len());
+        self.resident_bytes().saturating_add(weight) > self.limits.resident_bytes_max
+            && self.content(new.id).is_none()
     }
 
     /// Goes through the queues that some job is in, in order of name.

@@ -277,6 +277,12 @@ impl<W> Replica<W> {
     }
 }
 
+/// What a submit hears that finds no room.
+pub(super) fn no_room() -> Refusal {
+    let message = "the queue holds all the bytes it may; ask again when jobs have ended";
+    Refusal::exhausted(message, 1000)
+}
+
 fn submit_result(id: JobId, outcome: &SubmitOutcome) -> Result<Submitted, Refusal> {
     match outcome {
         SubmitOutcome::Created => Ok(submitted(id, true)),
@@ -285,10 +291,7 @@ fn submit_result(id: JobId, outcome: &SubmitOutcome) -> Result<Submitted, Refusa
             Code::AlreadyExists,
             format!("job {id} exists with other content; a new job needs a new id"),
         )),
-        SubmitOutcome::Exhausted => Err(Refusal::exhausted(
-            "the queue holds all the bytes it may; ask again when jobs have ended",
-            1000,
-        )),
+        SubmitOutcome::Exhausted => Err(no_room()),
         SubmitOutcome::Invalid(fault) => Err(Refusal::invalid(fault.clone())),
     }
 }

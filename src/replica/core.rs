@@ -90,6 +90,8 @@ pub struct Replica<W> {
     /// Workers were judged last then; `None` before this leader has applied what its predecessors decided.
     pub(super) judged_at: Option<Ticks>,
     pub(super) drafts: Drafts<W>,
+    /// A submit that will most likely find no room was proposed last then.
+    pub(super) hopeless_at: Option<Ticks>,
     pub(super) waiters: Waiters<W>,
     pub(super) arriving_reads: Vec<Read<W>>,
     pub(super) rounds: Rounds<W>,
@@ -146,6 +148,7 @@ impl<W> Replica<W> {
             led: None,
             judged_at: None,
             drafts: Drafts::default(),
+            hopeless_at: None,
             waiters: Waiters::default(),
             arriving_reads: Vec::new(),
             rounds: Rounds::default(),

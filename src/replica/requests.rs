@@ -6,6 +6,7 @@ use crate::jobs::command::{Command, StatusUpdate};
 use crate::jobs::job::{Body, NewJob};
 use crate::raft::core::{LogGone, Role};
 use crate::raft::message::Entry;
+use crate::replica::answering::no_room;
 use crate::replica::core::{LOG_READS_FROM, Replica};
 use crate::replica::reading::{self, log_line};
 use crate::replica::reads::{Parked, Read};
@@ -168,6 +169,10 @@ impl<W> Replica<W> {
             return;
         }
         let Some(waiter) = self.admit(waiter, arrived) else { return };
+        if self.is_hopeless(&job) {
+            self.refuse(waiter, no_room());
+            return;
+        }
         self.drafts.jobs.waits.push(Wait::Submit { waiter, id: job.id });
         let bytes = job_bytes(&job);
         self.drafts.jobs.add(job, bytes, arrived);
@@ -179,8 +184,11 @@ impl<W> Replica<W> {
     fn submit_batch(&mut self, jobs: Vec<NewJob>, waiter: W, arrived: Ticks) {
         let Some(waiter) = self.admit(waiter, arrived) else { return };
         let ids = jobs.iter().map(|job| job.id).collect();
-        let refused: Vec<Option<Refusal>> =
-            jobs.iter().map(|job| job.body.fault().map(Refusal::invalid)).collect();
+        let refusal = |job: &NewJob| match job.body.fault() {
+            Some(fault) => Some(Refusal::invalid(fault)),
+            None => self.is_hopeless(job).then(no_room),
+        };
+        let refused: Vec<Option<Refusal>> = jobs.iter().map(refusal).collect();
         if refused.iter().all(Option::is_some) {
             let results = refused.into_iter().flatten().map(Err).collect();
             self.answer(waiter, Reply::SubmittedBatch(results));
@@ -196,6 +204,18 @@ impl<W> Replica<W> {
         if self.drafts.jobs.is_full() {
             self.propose_jobs();
         }
+    }
+
+    /// Tells whether a job can be refused without asking the log, for there is no room for it: what an
+    /// overloaded cluster refuses must not cost it its disks. One such job a tick is proposed all the same,
+    /// so that the log's clock goes on, by which old things are forgotten.
+    fn is_hopeless(&mut self, job: &NewJob) -> bool {
+        if !self.machine.has_no_room(job) {
+            return false;
+        }
+        let is_hopeless = self.hopeless_at == Some(self.now);
+        self.hopeless_at = Some(self.now);
+        is_hopeless
     }
 
     fn update(&mut self, updates: Vec<StatusUpdate>, waiter: W, arrived: Ticks) {
