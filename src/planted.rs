@@ -44,11 +44,15 @@ pub enum Bug {
     CompletedAfterCancel,
     /// What a command does to the queue depends on chance, as the order of a hash map would have it.
     UnstableOrder,
+    /// A node that heals from lost data votes (Raft paper §5.2: once in a term, and it has forgotten in which).
+    HealVotes,
+    /// A leader answers a node that heals with what is committed, and makes no entry for it.
+    HealUnwitnessed,
 }
 
 impl Bug {
     /// All of them, in order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::AckBeforeSync,
         Self::VoteNotPersisted,
         Self::OldTermCommit,
@@ -65,6 +69,8 @@ impl Bug {
         Self::LostWithoutGrace,
         Self::CompletedAfterCancel,
         Self::UnstableOrder,
+        Self::HealVotes,
+        Self::HealUnwitnessed,
     ];
 
     /// Returns the name that the command line knows it by.
@@ -87,6 +93,8 @@ impl Bug {
             Self::LostWithoutGrace => "lost-without-grace",
             Self::CompletedAfterCancel => "completed-after-cancel",
             Self::UnstableOrder => "unstable-order",
+            Self::HealVotes => "heal-votes",
+            Self::HealUnwitnessed => "heal-unwitnessed",
         }
     }
 }

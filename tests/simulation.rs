@@ -48,6 +48,30 @@ fn worlds_with_faults_keep_every_promise() {
     );
 }
 
+/// Worlds that were red once, each for a defect that was mended then: seed, nodes, world.
+const ONCE_RED: [(u64, u64, u64); 4] =
+    [(81, 5, 0), (20, 7, 0), (5_000_022, 3, 20), (1_000_001, 5, 16)];
+
+#[test]
+fn worlds_that_were_red_once_are_green() {
+    for (seed, nodes, world) in ONCE_RED {
+        let setup = Setup { world: Some(world), ..setup(seed, nodes) };
+        if let Err(broken) = run(setup.plan(world)) {
+            panic!("{broken}\nagain: raftq sim --seed {seed} --nodes {nodes} --world {world}");
+        }
+    }
+}
+
+#[test]
+fn damaged_nodes_heal() {
+    for (seed, nodes) in [(28, 3), (49, 5)] {
+        let disk = Groups { disk: true, ..Groups::NONE };
+        let setup = Setup { groups: disk, ..setup(seed, nodes) };
+        let report = run(setup.plan(0)).unwrap();
+        assert!(report.healed > 1, "look for a seed that damages something: {report:?}");
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_history() {
     for seed in [3, 14] {

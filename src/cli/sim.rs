@@ -194,7 +194,7 @@ pub fn run(args: &SimArgs, json: bool, out: &mut Out) -> Outcome {
     Ok(Exit::Ok)
 }
 
-fn figures(report: &Report) -> [(&'static str, u64); 11] {
+fn figures(report: &Report) -> [(&'static str, u64); 12] {
     [
         ("simulated_ms", report.simulated_ms),
         ("events", report.events),
@@ -202,6 +202,7 @@ fn figures(report: &Report) -> [(&'static str, u64); 11] {
         ("starts", report.starts),
         ("snapshots_installed", report.installs),
         ("disks_damaged", report.damaged),
+        ("nodes_healed", report.healed),
         ("entries_committed", report.committed),
         ("submits_acknowledged", report.acknowledged),
         ("reads_answered", report.reads),
@@ -306,14 +307,15 @@ impl Progress {
         let cpu = clock::thread_cpu().saturating_sub(self.began);
         let speed = u128::from(sum.simulated_ms) / cpu.as_millis().max(1);
         format!(
-            "{} of {} min, {speed} simulated s per CPU s; {} events, {} faults, {} starts, {} snapshots received; {} \
-             submits acknowledged, {} histories linearizable",
+            "{} of {} min, {speed} simulated s per CPU s; {} events, {} faults, {} starts, {} snapshots received, {} \
+             nodes healed; {} submits acknowledged, {} histories linearizable",
             sum.simulated_ms / 60_000,
             self.minutes,
             sum.events,
             sum.faults,
             sum.starts,
             sum.installs,
+            sum.healed,
             sum.acknowledged,
             sum.histories
         )

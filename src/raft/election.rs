@@ -1,5 +1,6 @@
 //! Elections: timeouts, pre-votes, votes, and the change from one role to another.
 
+use crate::planted::{Bug, is_planted};
 use crate::raft::core::{Raft, Role};
 use crate::raft::follower::Following;
 use crate::raft::message::{HardState, Message};
@@ -94,7 +95,7 @@ impl Raft {
         last_index: Index,
         last_term: Term,
     ) {
-        if self.is_healing() {
+        if self.is_healing() && !is_planted(Bug::HealVotes) {
             // It has no say, and its silence tells others that heal that it is not whole.
             return;
         }
@@ -135,7 +136,7 @@ impl Raft {
             }
             self.become_follower(term, None);
         }
-        if self.is_healing() {
+        if self.is_healing() && !is_planted(Bug::HealVotes) {
             return;
         }
         let is_free = match self.hard.vote {

@@ -56,6 +56,7 @@
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
+use crate::planted::{Bug, is_planted};
 use crate::raft::config::{HEALING_ASK_TICKS, HEALING_PATIENCE_TICKS, HEALING_POLL_TICKS};
 use crate::raft::core::{Raft, Role};
 use crate::raft::essence::Names;
@@ -245,6 +246,10 @@ impl Raft {
             || self.leading.witnesses.iter().any(waits)
         {
             return;
+        }
+        if is_planted(Bug::HealUnwitnessed) {
+            let index = Some(self.commit_index);
+            return self.post(from, Message::ReadIndexReply { term, token, index });
         }
         self.append_own(EntryKind::Noop, bytes::Bytes::new());
         let index = self.log.last_index();

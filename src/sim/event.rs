@@ -76,6 +76,11 @@ pub(super) enum Happening {
     },
     Actors,
     Start(NodeId),
+    /// The power of a node fails if it heals still.
+    Relapse {
+        node: NodeId,
+        life: u64,
+    },
     Fault(usize),
     /// The faulty time of a round is over.
     Heal,

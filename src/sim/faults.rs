@@ -95,8 +95,9 @@ pub(super) enum What {
     FailDisk { who: Victim, calls: u64 },
     /// A disk has no room for new files.
     FullDisk { who: Victim, for_ms: u64 },
-    /// What is durable on a disk is damaged while its node is down.
-    Rot { node: NodeId, dice: u64, down_ms: u64 },
+    /// What is durable on a disk is damaged while its node is down; so long after it noticed it is told to heal, at
+    /// once with 0, only at the end of the round with nothing.
+    Rot { node: NodeId, dice: u64, down_ms: u64, heal_after_ms: Option<u64> },
     /// A worker dies, or stands still, and comes back later.
     Worker { dice: u64 },
 }
@@ -177,8 +178,16 @@ impl fmt::Display for What {
             Self::FullDisk { who, for_ms } => {
                 write!(f, "the disk of {who} is full for {for_ms} ms")
             }
-            Self::Rot { node, down_ms, .. } => {
-                write!(f, "node {node} is killed, down for {down_ms} ms, and its disk is damaged")
+            Self::Rot { node, down_ms, heal_after_ms, .. } => {
+                write!(
+                    f,
+                    "node {node} is killed, down for {down_ms} ms, and its disk is damaged; "
+                )?;
+                match heal_after_ms {
+                    Some(0) => f.write_str("it heals when it starts"),
+                    Some(after_ms) => write!(f, "it is told to heal after {after_ms} ms"),
+                    None => f.write_str("it is told to heal in the end"),
+                }
             }
             Self::Worker { .. } => f.write_str("a worker dies or stands still"),
         }
@@ -353,7 +362,14 @@ fn what(kind: Kind, nodes: u64, dice: &mut Rng) -> What {
         Kind::FullDisk => What::FullDisk { who, for_ms },
         Kind::Rot => {
             let node = NodeId(dice.u64(1..=nodes));
-            What::Rot { node, dice: dice.u64(..), down_ms: dice.u64(20..3000) }
+            let (damage, down_ms) = (dice.u64(..), dice.u64(20..3000));
+            let mut dice = Rng::with_seed(!damage);
+            let heal_after_ms = match dice.u32(0..4) {
+                0 => Some(0),
+                1 => None,
+                _ => Some(dice.u64(1..15_000)),
+            };
+            What::Rot { node, dice: damage, down_ms, heal_after_ms }
         }
         Kind::Worker => What::Worker { dice: dice.u64(..) },
     }

@@ -3,9 +3,9 @@
 //!
 //! - `world`: the nodes, what is on its way between them, and how time passes; `event`: what can happen, and in
 //!   which order; `turning`: the turns of a node; `transfers`: snapshots on their way;
-//! - `node`: one node; `store`: the production storage under it; `disk`: what of it survives; `settings`: its limits;
+//! - `node`: one node; `starting`: its starts, whole or healing; `store`: the production storage under it; `disk`: what of it survives; `settings`: its limits;
 //! - `faults`: what goes wrong, as a list; `trouble`: how it does; `network`: who hears whom;
-//! - `truth`: what must hold of every node at every step;
+//! - `truth`: what must hold of every node at every step; `healing`: and of one that heals, its disk damaged;
 //! - `actors`: everybody outside: each `client` and each `worker`, with the production's own decisions
 //!   (`calling`, `home`);
 //! - `recorder`, `holders`: what they were told, and who runs what;
@@ -23,6 +23,7 @@ pub mod disk;
 mod event;
 pub mod faults;
 pub mod generate;
+mod healing;
 pub mod history;
 pub mod holders;
 pub mod home;
@@ -36,6 +37,7 @@ pub mod runner;
 mod settings;
 pub mod shadow;
 pub mod shrink;
+mod starting;
 mod store;
 mod transfers;
 mod trouble;

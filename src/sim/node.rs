@@ -10,6 +10,7 @@ use crate::sim::event::Asker;
 use crate::sim::network::For;
 use crate::sim::settings::Settings;
 use crate::sim::store::Store;
+use crate::storage::healing::ASIDE;
 use crate::storage::log::segment_name;
 use crate::types::{DirId, Millis, NodeId, TICK_MS, Ticks};
 
@@ -22,6 +23,15 @@ const SLEEP_MS: u64 = 50;
 
 /// Bytes the disk writes whole or not at all, and misplaces as a whole.
 const SECTOR_BYTES: u64 = 512;
+
+/// Damage to come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rot {
+    /// Which.
+    pub(super) dice: u64,
+    /// How long after it was noticed the node is told to heal; never, if it says nothing.
+    pub(super) heal_after_ms: Option<u64>,
+}
 
 /// A node.
 pub(super) struct Node {
@@ -43,18 +53,24 @@ pub(super) struct Node {
     pub(super) slow: For<u64>,
     pub(super) hung_until: u64,
     pub(super) full_until: u64,
-    /// Its disk was damaged.
+    /// Its disk was damaged, and it is not whole again.
     pub(super) rotted: bool,
-    /// Why it does not start any more.
+    /// Why it does not start any more: nobody can help it.
     pub(super) out: Option<String>,
+    /// What it found damaged at a start: it waits for somebody to tell it to heal.
+    pub(super) damage: Option<String>,
+    /// How long that takes; never before the end of the round, if it says nothing.
+    pub(super) heal_after_ms: Option<u64>,
+    /// At its next start it is told to heal.
+    pub(super) told_to_heal: bool,
     /// The batch that was under way when it last ended: it is on the disk or not.
     pub(super) doubtful: Option<Persist>,
     /// Where the last record of its log begins.
     pub(super) last_record: (u64, u64),
     /// The power fails at that call of its next start.
     pub(super) cut_at_start: Option<u64>,
-    /// Its disk is damaged before its next start, with these dice.
-    pub(super) rots: Option<u64>,
+    /// Its disk is damaged before its next start.
+    pub(super) rots: Option<Rot>,
     /// When it is to start again; a start that another one followed is void.
     pub(super) starts_at: u64,
     /// Its id, term, commit index, last entry and applied entry when it was looked at last.
@@ -84,6 +100,9 @@ impl Node {
             full_until: 0,
             rotted: false,
             out: None,
+            damage: None,
+            heal_after_ms: None,
+            told_to_heal: false,
             doubtful: None,
             last_record: (0, 0),
             cut_at_start: None,
@@ -105,6 +124,19 @@ impl Node {
     pub(super) fn tick_ms(&self, now: u64) -> u64 {
         let every = self.starved.at(now).unwrap_or(self.settings.tick_ms);
         every.max(self.paused_until.saturating_sub(now).min(SLEEP_MS))
+    }
+
+    /// Notes that it is whole again: its disk may be damaged once more.
+    pub(super) fn healed(&mut self) {
+        self.rotted = false;
+        // Nobody wants to look at what was set aside, or nobody has come to delete it.
+        if self.dice.bool() {
+            for (name, _) in self.disk.files() {
+                if name.starts_with(ASIDE) {
+                    self.disk.lose(&name);
+                }
+            }
+        }
     }
 
     /// Draws how long its disk takes for a sync.
@@ -134,11 +166,13 @@ impl Node {
         let mut dice = Rng::with_seed(dice);
         let (segment, end) = self.last_record;
         let newest = segment_name(segment);
+        // Without its identity a node is out for good: seldom.
+        let spares_identity = dice.u32(0..4) > 0;
         let mut targets: Vec<(String, u64)> = Vec::new();
         for (name, bytes) in self.disk.files() {
             let bytes = bytes as u64;
             let reach = match name.as_str() {
-                "identity" => bytes,
+                "identity" if !spares_identity => bytes,
                 log if log.starts_with("log-") && log < newest.as_str() => bytes,
                 log if log.starts_with("log-") && log == newest.as_str() => end.min(bytes),
                 snapshot if snapshot.starts_with("snap-") => bytes,

@@ -14,7 +14,8 @@ use crate::raft::effects::{Persist, ReadLog};
 use crate::raft::message::{Entry, HardState, SnapshotMeta};
 use crate::sim::disk::{SimDisk, SimFile};
 use crate::storage::error::OpenError;
-use crate::storage::identity;
+use crate::storage::healing;
+use crate::storage::identity::{self, Identity, Mark};
 use crate::storage::log::{Log, Options, Pace, Segments, make_segment, read_entries};
 use crate::storage::recover::open_log;
 use crate::storage::snapshot::{SnapshotError, Snapshots};
@@ -29,8 +30,10 @@ const SEAL_AFTER_MS: u64 = 200;
 pub(super) enum Refused {
     /// The disk failed at it; another try may do.
     Failed(String),
-    /// What is on the disk is not what was written.
+    /// What is on the disk is not what was written; the node could heal.
     Damaged(String),
+    /// The same, and the node cannot heal.
+    Lost(String),
 }
 
 /// What a start found.
@@ -45,7 +48,7 @@ pub(super) struct Opened {
 pub(super) struct Store {
     disk: SimDisk,
     log: Log<SimDisk>,
-    salt: u64,
+    identity: Identity,
     snapshots: Snapshots<SimDisk>,
     spare: Spare,
     /// The batch on its way.
@@ -78,30 +81,64 @@ impl Segments<SimFile> for Spare {
 impl From<OpenError> for Refused {
     fn from(error: OpenError) -> Self {
         let text = error.to_string();
-        if matches!(error, OpenError::Io { .. }) { Self::Failed(text) } else { Self::Damaged(text) }
+        if matches!(error, OpenError::Io { .. }) {
+            Self::Failed(text)
+        } else if error.is_damage() {
+            Self::Damaged(text)
+        } else {
+            Self::Lost(text)
+        }
     }
 }
 
 impl Store {
-    /// Opens a node's directory, or makes it, as a node does at its start.
-    pub(super) fn open(disk: &SimDisk, node: NodeId, options: &Options) -> Result<Opened, Refused> {
-        let identity = if identity::is_known(disk, Path::new("sim"))? {
+    /// Opens a node's directory, or makes it, as a node does at its start. With `heal` what is damaged is set aside,
+    /// as `raftq node --heal` does it.
+    pub(super) fn open(
+        disk: &SimDisk,
+        node: NodeId,
+        options: &Options,
+        heal: bool,
+    ) -> Result<Opened, Refused> {
+        let mut identity = if identity::is_known(disk, Path::new("sim"))? {
             identity::load(disk)?
         } else {
             identity::make(disk, node)?
         };
-        let snapshots =
-            Snapshots::open(disk).map_err(|error| Refused::Failed(error.to_string()))?;
+        let mut aside = None;
+        if heal {
+            (identity, aside) = healing::set_aside(disk, identity)?;
+        }
+        let (store, recovered) = match Self::open_on(disk, identity, options) {
+            Err(error) if heal && error.is_damage() && aside.is_none() => {
+                // Damage that only the second look finds.
+                let (identity, _) = healing::begin_anew(disk, identity, error.to_string())?;
+                Self::open_on(disk, identity, options)?
+            }
+            opened => opened?,
+        };
+        let (snapshot, machine) = load(&store.snapshots, recovered.first_index, Path::new("sim"))
+            .map_err(Refused::Damaged)?;
+        Ok(Opened { store, recovered, snapshot, machine })
+    }
+
+    fn open_on(
+        disk: &SimDisk,
+        identity: Identity,
+        options: &Options,
+    ) -> Result<(Self, Recovered), OpenError> {
+        let identity = healing::resume(disk, identity)?;
+        let snapshots = Snapshots::open(disk)
+            .map_err(io::Error::other)
+            .map_err(OpenError::io("the data directory"))?;
         let (recovery, identity) = open_log(disk, identity, snapshots.reach(), options)?;
         let (Ready { log, spare }, recovered) = Recovered::of(identity, recovery);
-        let (snapshot, machine) =
-            load(&snapshots, recovered.first_index, Path::new("sim")).map_err(Refused::Damaged)?;
         let store = Self {
             disk: disk.clone(),
             // Which of its records is the last one is not known: all of that segment is spared.
             last_record: (log.position().0, 0),
             log,
-            salt: identity.salt,
+            identity,
             snapshots,
             spare: Spare { disk: disk.clone(), bytes: options.segment_bytes, file: spare },
             batch: None,
@@ -110,10 +147,10 @@ impl Store {
             is_sealed: true,
             has_failed: false,
         };
-        Ok(Opened { store, recovered, snapshot, machine })
+        Ok((store, recovered))
     }
 
-    /// Writes and syncs the batch on its way.
+    /// Writes and syncs the batch on its way, and takes the mark of a node that has healed away.
     pub(super) fn append(&mut self, now: u64) -> Result<Option<Persist>, String> {
         let Some(batch) = self.batch.take() else { return Ok(None) };
         let before = self.log.position();
@@ -121,6 +158,15 @@ impl Store {
             // Nobody knows what of it is on the disk.
             (self.batch, self.has_failed) = (Some(batch), true);
             return Err(format!("the log cannot be written: {error}"));
+        }
+        if batch.healed {
+            match identity::mark(&self.disk, self.identity, Mark::Whole) {
+                Ok(identity) => self.identity = identity,
+                Err(error) => {
+                    (self.batch, self.has_failed) = (Some(batch), true);
+                    return Err(format!("the mark cannot be taken away: {error}"));
+                }
+            }
         }
         let after = self.log.position();
         self.last_record = if after.0 == before.0 { before } else { (after.0, 0) };
@@ -168,7 +214,7 @@ impl Store {
 
     /// Reads old entries.
     pub(super) fn read(&self, read: &ReadLog) -> Result<Result<Vec<Entry>, LogGone>, String> {
-        read_entries(&self.log.shared(), self.salt, read)
+        read_entries(&self.log.shared(), self.identity.salt, read)
             .map(|result| result.map_err(|gone| LogGone { first_index: gone.first_index }))
             .map_err(|error| format!("synced entries cannot be read: {error}"))
     }
@@ -217,8 +263,10 @@ impl Store {
         if self.image.is_some() {
             cut_off(&disk, 8, &mut || drop(self.write_snapshot()));
         }
-        if self.batch.is_some() {
-            cut_off(&disk, 4, &mut || drop(self.append(0)));
+        if let Some(batch) = &self.batch {
+            // A mark that is taken away is five calls more.
+            let calls = if batch.healed { 9 } else { 4 };
+            cut_off(&disk, calls, &mut || drop(self.append(0)));
         } else if !self.is_sealed {
             cut_off(&disk, 2, &mut || drop(self.log.seal()));
         }
@@ -245,11 +293,29 @@ pub(super) struct Durable {
     pub(super) last: Index,
     /// The last entry of the newest snapshot whose file is durable. The log may not know of it yet.
     pub(super) snapshot: Index,
+    /// The disk has the mark of a node that heals: nothing that it holds counts.
+    pub(super) healing: bool,
+    /// What it held when it was damaged, until it has healed: what was said of that may arrive late, and counts.
+    lost: Option<Box<Self>>,
 }
 
 impl Durable {
+    /// Begins anew with nothing, as the disk of a node that heals.
+    pub(super) fn begin_anew(&mut self) {
+        let lost = std::mem::take(self);
+        (self.healing, self.lost) = (true, Some(Box::new(Self { lost: None, ..lost })));
+    }
+
     /// Takes a batch.
     pub(super) fn take(&mut self, batch: &Persist) {
+        self.take_log(batch);
+        if batch.healed {
+            (self.healing, self.lost) = (false, None);
+        }
+    }
+
+    /// Takes a batch, but for what it says of the mark: that is another write, and comes after.
+    pub(super) fn take_log(&mut self, batch: &Persist) {
         if let Some(hard) = batch.hard_state {
             self.hard = hard;
         }
@@ -281,6 +347,15 @@ impl Durable {
         index <= self.base.max(self.snapshot) || self.term_at(index) == Some(term)
     }
 
+    /// Tells whether an entry is held here and counts: of a node that heals, what it held and said before its damage
+    /// does, and nothing of now.
+    pub(super) fn counts(&self, index: Index, term: Term) -> bool {
+        match &self.lost {
+            Some(lost) if self.healing => lost.holds(index, term),
+            Some(_) | None => !self.healing && self.holds(index, term),
+        }
+    }
+
     /// Checks that a start found exactly this.
     pub(super) fn is_found(&self, recovered: &Recovered, snapshot: Index) -> bool {
         let term = |index: Index| {
@@ -296,6 +371,7 @@ impl Durable {
             .chain([&self.last])
             .filter(|index| **index >= recovered.first_index)
             .all(|index| self.term_at(*index) == term(*index) || *index <= self.base);
-        recovered.hard_state == self.hard && ends && same
+        let heals = recovered.healing == self.healing;
+        recovered.hard_state == self.hard && ends && same && heals
     }
 }

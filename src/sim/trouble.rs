@@ -1,19 +1,13 @@
-//! Faults as they happen: crashes and starts, walls, clocks, disks; and the end of all of it.
+//! Faults as they happen: crashes, walls, clocks, disks; and the end of all of it.
 
 use fastrand::Rng;
 
-use crate::node::process::boot;
-use crate::replica::core::{Config, Replica};
-use crate::replica::input::Turn;
-use crate::sim::checks::Violation;
 use crate::sim::event::Happening;
 use crate::sim::faults::{Nodes, Victim, What};
 use crate::sim::network::For;
-use crate::sim::node::Node;
-use crate::sim::settings::Settings;
-use crate::sim::store::{Opened, Refused, Store};
+use crate::sim::node::{Node, Rot};
 use crate::sim::world::{World, place};
-use crate::types::{Index, NodeId, Ticks};
+use crate::types::NodeId;
 
 /// How an ending takes a node.
 #[derive(Clone, Copy, Debug)]
@@ -31,96 +25,13 @@ impl World {
         self.queue.at(at, Happening::Start(id));
     }
 
-    /// Starts a node from what is on its disk, as a real one starts.
-    pub(super) fn start(&mut self, id: NodeId) -> Result<(), Violation> {
-        let now = self.now;
-        let peers: Vec<(NodeId, String)> =
-            (1..=self.plan.nodes).map(|id| (NodeId(id), format!("sim:{id}"))).collect();
-        let committed = self.truth.commit_index();
-        let Some(node) = self.nodes.get_mut(place(id)) else { return Ok(()) };
-        let Some(durable) = self.durable.get_mut(place(id)) else { return Ok(()) };
-        if node.replica.is_some() || node.out.is_some() || node.starts_at != now {
-            return Ok(());
+    /// Cuts the power of a node that heals still.
+    pub(super) fn relapse(&mut self, id: NodeId, life: u64) {
+        let heals = self.durable.get(place(id)).is_some_and(|disk| disk.healing);
+        if heals && self.healed_at.is_none() && self.alive(id, life).is_some() {
+            let down_ms = self.dice.u64(20..2000);
+            self.end(id, Ending { power: true, torn: true, down_ms });
         }
-        if let Some(dice) = node.rots.take() {
-            node.rotted |= node.rot(dice).is_some();
-        }
-        if let Some(calls) = node.cut_at_start.take() {
-            node.disk.cut_after(calls);
-        }
-        node.disk.set_full(now < node.full_until);
-        node.settings = Settings::draw(id, &mut node.dice);
-        let opened = Store::open(&node.disk, id, &node.settings.storage);
-        let Opened { store, recovered, snapshot, machine } = match opened {
-            Ok(opened) => opened,
-            Err(Refused::Damaged(why)) if node.rotted => {
-                node.out = Some(why);
-                return Ok(());
-            }
-            Err(Refused::Damaged(why)) => {
-                return Err(format!(
-                    "node {id} does not start, and its disk is not damaged: {why}"
-                ));
-            }
-            Err(Refused::Failed(_)) => {
-                // Its power failed, or there is no room.
-                let torn = node.dice.bool();
-                node.disk.cut(&mut node.dice, torn);
-                let after = node.dice.u64(20..1000);
-                self.start_at(id, now + after);
-                return Ok(());
-            }
-        };
-        node.disk.mend();
-        let reach = snapshot.as_ref().map_or(Index(0), |meta| meta.index);
-        if let Some(batch) = node.doubtful.take()
-            && !durable.is_found(&recovered, reach)
-        {
-            // It had reached the disk, and only the word of it was lost.
-            durable.take(&batch);
-        }
-        if !durable.is_found(&recovered, reach) {
-            return Err(format!(
-                "node {id} finds {:?} and a log of {} to {} on its disk, with a snapshot at {reach}; {:?} and a log up \
-                 to {} were durable",
-                recovered.hard_state,
-                recovered.first_index,
-                recovered.last_index,
-                durable.hard,
-                durable.last
-            ));
-        }
-        durable.snapshot = reach;
-        if recovered.commit_index > committed {
-            return Err(format!(
-                "node {id} finds that {} is committed, and only {committed} is",
-                recovered.commit_index
-            ));
-        }
-        self.truth.found(id, &recovered.tail)?;
-        node.dir = recovered.dir;
-        let boot = boot(&peers, recovered, snapshot)?;
-        let config = Config {
-            raft: node.settings.raft.clone(),
-            dir: node.dir,
-            limits: self.limits,
-            snapshot_bytes_min: node.settings.snapshot_bytes_min,
-            snapshot_bytes: store.snapshots().newest().map_or(0, |file| file.bytes),
-            seed: node.dice.u128(..),
-        };
-        node.life += 1;
-        node.started = now;
-        node.paused_until = 0;
-        node.store = Some(store);
-        let turn = Turn { now: Ticks(0), wall: node.wall(now) };
-        node.replica = Some(Replica::new(config, boot, machine, turn));
-        let life = node.life;
-        self.report.starts += 1;
-        self.truth.restarted(id);
-        self.actors.started(id, now);
-        self.wake_actors();
-        self.later(1, Happening::Tick { node: id, life });
-        Ok(())
     }
 
     /// Ends a node whose disk failed, as a real one ends with that word; somebody starts it again later.
@@ -241,7 +152,9 @@ impl World {
                 node.full_until = now + for_ms;
                 node.disk.set_full(true);
             }),
-            What::Rot { node, dice, down_ms } => self.rot(node, dice, down_ms),
+            What::Rot { node, dice, down_ms, heal_after_ms } => {
+                self.rot(node, Rot { dice, heal_after_ms }, down_ms);
+            }
             What::Worker { dice } => {
                 let mut dice = Rng::with_seed(dice);
                 self.actors.trouble_a_worker(now, &mut dice, &mut self.checks);
@@ -249,17 +162,17 @@ impl World {
         }
     }
 
-    /// Damages the disk of a node, if a majority stays whole.
-    fn rot(&mut self, id: NodeId, dice: u64, down_ms: u64) {
-        let rotted = self.nodes.iter().filter(|node| node.rotted || node.rots.is_some()).count();
-        let spared =
-            self.nodes.get(place(id)).is_none_or(|node| node.rotted || node.rots.is_some());
+    /// Damages the disk of a node, if a majority stays whole: one that heals is not whole yet.
+    fn rot(&mut self, id: NodeId, rot: Rot, down_ms: u64) {
+        let is_hurt = |node: &Node| node.rotted || node.rots.is_some();
+        let rotted = self.nodes.iter().filter(|node| is_hurt(node)).count();
+        let spared = self.nodes.get(place(id)).is_none_or(is_hurt);
         if spared || (rotted + 1) * 2 >= self.nodes.len() {
             return;
         }
         self.end(id, Ending { power: true, torn: true, down_ms });
         if let Some(node) = self.node(id) {
-            node.rots = Some(dice);
+            node.rots = Some(rot);
         }
     }
 
@@ -281,6 +194,7 @@ impl World {
                 node.paused_until = now;
             }
             if node.replica.is_none() && node.out.is_none() {
+                node.told_to_heal = node.rotted || node.rots.is_some();
                 self.start_at(id, now);
             }
         }

@@ -9,7 +9,9 @@ use crate::raft::message::{AppendOutcome, Entry, Message};
 use crate::raft::quorum::majority;
 use crate::replica::core::Replica;
 use crate::sim::checks::Violation;
+use crate::sim::healing;
 use crate::sim::store::Durable;
+use crate::sim::world::place;
 use crate::types::{Index, NodeId, Term};
 
 /// Entries, committed indexes and digests remembered, at most; the oldest are forgotten first.
@@ -37,6 +39,8 @@ pub(super) struct Truth {
     /// The newest entry that is committed.
     top: (Index, Term),
     digests: BTreeMap<Index, u128>,
+    /// For whom each node said that it votes.
+    votes: BTreeMap<(Term, NodeId), NodeId>,
     seen: BTreeMap<NodeId, Seen>,
 }
 
@@ -75,6 +79,11 @@ impl Truth {
         Ok(())
     }
 
+    /// Returns the newest committed entry and its term.
+    pub(super) fn committed(&self) -> (Index, Term) {
+        self.top
+    }
+
     /// Returns the newest committed entry.
     pub(super) fn commit_index(&self) -> Index {
         self.top.0
@@ -85,6 +94,32 @@ impl Truth {
         self.seen.remove(&node);
     }
 
+    /// Notes that a node begins anew as one that heals: what it voted before counts for nobody any more.
+    pub(super) fn begun_anew(&mut self, node: NodeId) {
+        self.votes.retain(|(_, voter), _| *voter != node);
+    }
+
+    /// Takes a message that leaves: in one term a node votes for one candidate, whatever it has lived through.
+    pub(super) fn leaves(
+        &mut self,
+        from: NodeId,
+        to: NodeId,
+        message: &Message,
+    ) -> Result<(), Violation> {
+        let Some(candidate) = granted(from, to, message) else { return Ok(()) };
+        let term = message.term();
+        let voted = *self.votes.entry((term, from)).or_insert(candidate);
+        while self.votes.len() > REMEMBERED_MAX {
+            self.votes.pop_first();
+        }
+        if voted == candidate {
+            return Ok(());
+        }
+        Err(format!(
+            "node {from} votes for node {candidate} in term {term}, and voted for node {voted}"
+        ))
+    }
+
     /// Looks at a replica after its turn. `durable` is what each node has on its disk for certain.
     pub(super) fn after_turn<W>(
         &mut self,
@@ -93,6 +128,13 @@ impl Truth {
         durable: &[Durable],
     ) -> Result<(), Violation> {
         let raft = replica.raft();
+        if raft.is_healing() && raft.role() != Role::Follower {
+            return Err(format!("node {node} heals and is a {:?}", raft.role()));
+        }
+        let is_marked = durable.get(place(node)).is_some_and(|disk| disk.healing);
+        if is_marked && !raft.is_healing() {
+            return Err(format!("node {node} counts as whole, and its disk has the mark still"));
+        }
         let mut seen = self.seen.get(&node).copied().unwrap_or_default();
         if raft.role() == Role::Leader {
             let (term, last) = (raft.term(), raft.last_index());
@@ -180,7 +222,7 @@ impl Truth {
         if commit > self.top.0
             && let Some(term) = raft.term_at(commit)
         {
-            let holders = durable.iter().filter(|disk| disk.holds(commit, term)).count();
+            let holders = durable.iter().filter(|disk| disk.counts(commit, term)).count();
             if holders < majority(durable.len()) {
                 return Err(format!(
                     "node {node}: entry {commit} of term {term} counts as committed, and only {holders} of {} \
@@ -220,6 +262,23 @@ fn sum(entry: &Entry) -> u32 {
     crc32fast::hash(&entry.data) ^ entry.kind as u32
 }
 
+/// Returns for whom a message is a vote.
+fn granted(from: NodeId, to: NodeId, message: &Message) -> Option<NodeId> {
+    match message {
+        Message::Vote { .. } => Some(from),
+        Message::VoteReply { granted: true, .. } => Some(to),
+        Message::VoteReply { .. }
+        | Message::PreVote { .. }
+        | Message::PreVoteReply { .. }
+        | Message::AppendEntries { .. }
+        | Message::AppendReply { .. }
+        | Message::InstallSnapshot { .. }
+        | Message::TimeoutNow { .. }
+        | Message::ReadIndex { .. }
+        | Message::ReadIndexReply { .. } => None,
+    }
+}
+
 /// Holds a message that leaves against the disk of the one who says it: what it speaks of must be durable
 /// (Raft paper, Figure 2).
 pub(super) fn may_leave(
@@ -236,29 +295,29 @@ pub(super) fn may_leave(
         ))
     };
     let term = message.term();
-    let granted = match message {
+    if disk.healing {
+        healing::may_say(from, to, message)?;
+    }
+    match message {
         Message::PreVote { .. } | Message::PreVoteReply { .. } => return Ok(()),
-        Message::Vote { .. } => Some(from),
-        Message::VoteReply { granted: true, .. } => Some(to),
-        Message::VoteReply { .. }
+        Message::AppendReply { outcome: AppendOutcome::Accepted { match_index }, .. }
+            if *match_index > disk.last.max(disk.snapshot) =>
+        {
+            return said(&format!("tells that entry {match_index} is durable"));
+        }
+        Message::Vote { .. }
+        | Message::VoteReply { .. }
         | Message::AppendEntries { .. }
+        | Message::AppendReply { .. }
         | Message::InstallSnapshot { .. }
         | Message::TimeoutNow { .. }
         | Message::ReadIndex { .. }
-        | Message::ReadIndexReply { .. } => None,
-        Message::AppendReply { outcome, .. } => {
-            if let AppendOutcome::Accepted { match_index } = outcome
-                && *match_index > disk.last.max(disk.snapshot)
-            {
-                return said(&format!("tells that entry {match_index} is durable"));
-            }
-            None
-        }
-    };
+        | Message::ReadIndexReply { .. } => {}
+    }
     if hard.term < term {
         return said(&format!("speaks in term {term}"));
     }
-    if let Some(candidate) = granted
+    if let Some(candidate) = granted(from, to, message)
         && hard.term == term
         && hard.vote != Some(candidate)
     {

@@ -32,7 +32,17 @@ impl World {
             self.stop(id, &why);
             return Ok(());
         }
-        if sleeps { Ok(()) } else { self.turns(id) }
+        if sleeps {
+            return Ok(());
+        }
+        self.turns(id)?;
+        let replica = self.node(id).and_then(|node| node.replica.as_ref());
+        let healing = replica.and_then(|replica| replica.raft().healing());
+        if healing.is_some_and(|healing| healing.is_hopeless) {
+            // As a real one gives up; its next start goes on.
+            self.stop(id, "it cannot heal");
+        }
+        Ok(())
     }
 
     /// Hands a node something, and lets it take a turn unless it sleeps or waits for more.
@@ -147,6 +157,8 @@ impl World {
         let now = self.now;
         let Some(disk) = self.durable.get(place(from)) else { return Ok(()) };
         may_leave(from, to, &message.message, disk)?;
+        self.truth.leaves(from, to, &message.message)?;
+        self.questions.leaves(from, to, &message.message, self.truth.committed())?;
         self.sampled += 1;
         if self.sampled.is_multiple_of(SAMPLED_EVERY) {
             self.sample(from)?;
@@ -169,7 +181,7 @@ impl World {
         let Some(node) = self.nodes.get(place(id)) else { return Ok(()) };
         let Some(durable) = self.durable.get(place(id)) else { return Ok(()) };
         let copy = node.disk.synced_copy();
-        match Store::open(&copy, id, &node.settings.storage) {
+        match Store::open(&copy, id, &node.settings.storage, false) {
             Ok(opened) => {
                 let snapshot = opened.snapshot.map_or(Index(0), |meta| meta.index);
                 if durable.is_found(&opened.recovered, snapshot) {
@@ -184,7 +196,7 @@ impl World {
                     durable.last
                 ))
             }
-            Err(Refused::Failed(why) | Refused::Damaged(why)) => {
+            Err(Refused::Failed(why) | Refused::Damaged(why) | Refused::Lost(why)) => {
                 Err(format!("node {id}: after a power cut it would not start: {why}"))
             }
         }
@@ -205,6 +217,15 @@ impl World {
             Ok(Some(batch)) => {
                 if let Some(durable) = self.durable.get_mut(place(id)) {
                     durable.take(&batch);
+                    if batch.healed {
+                        self.questions.healed(id, durable)?;
+                        self.report.healed += 1;
+                    }
+                }
+                if batch.healed
+                    && let Some(node) = self.node(id)
+                {
+                    node.healed();
                 }
                 if wants_segment {
                     self.queue.at(prepares, Happening::Prepare { node: id, life });

@@ -11,6 +11,7 @@ use crate::sim::actors::Actors;
 use crate::sim::checks::{Checks, Violation};
 use crate::sim::event::{Asker, Event, Happening, Queue};
 use crate::sim::faults::{Fault, Groups, draw};
+use crate::sim::healing::Questions;
 use crate::sim::network::Network;
 use crate::sim::node::Node;
 use crate::sim::settings::limits;
@@ -72,8 +73,10 @@ pub struct Report {
     pub starts: u64,
     /// Snapshots installed from a peer.
     pub installs: u64,
-    /// Nodes whose damaged disk was noticed.
+    /// Disks whose damage was noticed.
     pub damaged: u64,
+    /// Nodes that healed from it.
+    pub healed: u64,
     /// Entries committed.
     pub committed: u64,
 }
@@ -93,6 +96,7 @@ impl Report {
         self.starts += other.starts;
         self.installs += other.installs;
         self.damaged += other.damaged;
+        self.healed += other.healed;
         self.committed += other.committed;
     }
 }
@@ -126,6 +130,7 @@ pub struct World {
     pub(super) network: Network,
     pub(super) transfers: Transfers,
     pub(super) truth: Truth,
+    pub(super) questions: Questions,
     pub(super) limits: Limits,
     pub(super) faults: Vec<Fault>,
     /// The faulty time of each round, in ms.
@@ -168,6 +173,7 @@ impl World {
             network: Network::new(dice.fork()),
             transfers: Transfers::new(dice.fork()),
             truth: Truth::default(),
+            questions: Questions::default(),
             limits: limits(&mut dice.fork()),
             faults,
             rounds,
@@ -200,7 +206,6 @@ impl World {
         let checked = self.checks.total();
         (report.histories, report.operations) = (checked.histories, checked.operations);
         report.committed = self.truth.commit_index().0;
-        report.damaged = self.nodes.iter().filter(|node| node.out.is_some()).count() as u64;
         report
     }
 
@@ -281,6 +286,12 @@ impl World {
             Happening::Tick { node, life } => self.tick(node, life),
             Happening::Message { from, to, message } => {
                 let Some(dir) = self.node(from).map(|node| node.dir) else { return Ok(()) };
+                if let Some(replica) =
+                    self.nodes.get(place(to)).and_then(|node| node.replica.as_ref())
+                {
+                    let last = replica.raft().last_index();
+                    self.questions.arrives(from, to, &message.message, last);
+                }
                 self.turn(to, Input::Peer { from, dir, message: *message })
             }
             Happening::PeerLost { node, lost } => self.turn(node, Input::PeerLost(lost)),
@@ -311,6 +322,10 @@ impl World {
             }
             Happening::Actors => self.act(),
             Happening::Start(id) => self.start(id),
+            Happening::Relapse { node, life } => {
+                self.relapse(node, life);
+                Ok(())
+            }
             Happening::Fault(number) => {
                 let Some(fault) = self.faults.get(number).copied() else { return Ok(()) };
                 if self.healed_at.is_none() {
@@ -345,6 +360,7 @@ impl World {
             | Happening::Answered { .. }
             | Happening::Actors
             | Happening::Start(_)
+            | Happening::Relapse { .. }
             | Happening::Fault(_)
             | Happening::Heal
             | Happening::Settle => return None,
@@ -431,6 +447,9 @@ impl World {
                     None => return Some(format!("node {} is down", node.id)),
                 }
             };
+            if replica.raft().is_healing() {
+                return Some(format!("node {} heals still", node.id));
+            }
             let machine = replica.machine();
             let counts = machine.counts();
             if counts.pending + counts.running > 0 {
@@ -454,8 +473,9 @@ impl World {
         let line = |node: &Node| match (&node.replica, &node.out) {
             (Some(replica), _) => {
                 let raft = replica.raft();
+                let healing = if raft.is_healing() { " that heals" } else { "" };
                 format!(
-                    "  node {}: {:?} in term {}, log {}, committed {}, applied {}, {:?}\n",
+                    "  node {}: {:?}{healing} in term {}, log {}, committed {}, applied {}, {:?}\n",
                     node.id,
                     raft.role(),
                     raft.term(),
@@ -466,7 +486,11 @@ impl World {
                 )
             }
             (None, Some(why)) => format!("  node {}: out: {why}\n", node.id),
-            (None, None) => format!("  node {}: down\n", node.id),
+            (None, None) => {
+                let damage =
+                    node.damage.as_deref().unwrap_or("as far as it knows nothing is damaged");
+                format!("  node {}: down; {damage}\n", node.id)
+            }
         };
         self.nodes.iter().map(line).collect()
     }

@@ -62,11 +62,7 @@ pub fn heal_on<D: Disk>(
     options: &Options,
     events: Sender<Event>,
 ) -> Result<(Opened<D>, Option<SetAside>), OpenError> {
-    let mut identity = resume(&disk, identity)?;
-    let mut aside = None;
-    if let Some(damage) = find_damage(&disk, identity)? {
-        (identity, aside) = begin_anew(&disk, identity, damage)?;
-    }
+    let (mut identity, mut aside) = set_aside(&disk, identity)?;
     // The lock is shared by both files, and so held until the last of them is closed.
     let second = directory_lock.as_ref().map(File::try_clone).transpose();
     let second = second.map_err(OpenError::io("the lock"))?;
@@ -77,6 +73,21 @@ pub fn heal_on<D: Disk>(
             Ok((open_on(disk, identity, second, options, events)?, aside))
         }
         opened => Ok((opened?, aside)),
+    }
+}
+
+/// Goes on with setting aside where a start was cut off in it, and sets aside what else is damaged.
+///
+/// # Errors
+/// As [`open`].
+pub fn set_aside<D: Disk>(
+    disk: &D,
+    identity: Identity,
+) -> Result<(Identity, Option<SetAside>), OpenError> {
+    let identity = resume(disk, identity)?;
+    match find_damage(disk, identity)? {
+        Some(damage) => begin_anew(disk, identity, damage),
+        None => Ok((identity, None)),
     }
 }
 
@@ -122,7 +133,11 @@ fn unreadable(path: &str, error: &io::Error) -> String {
     format!("the disk does not give back {path}: {error}")
 }
 
-fn begin_anew<D: Disk>(
+/// Sets aside all there is, because of what is damaged in it; the node begins anew as one that heals.
+///
+/// # Errors
+/// What the system says; the next start goes on.
+pub fn begin_anew<D: Disk>(
     disk: &D,
     identity: Identity,
     damage: String,

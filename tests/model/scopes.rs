@@ -241,7 +241,9 @@ pub(crate) fn planted(bug: raftq::planted::Bug) -> Option<Scope> {
         | Bug::LeaseByWallClock
         | Bug::LostWithoutGrace
         | Bug::CompletedAfterCancel
-        | Bug::UnstableOrder => return None,
+        | Bug::UnstableOrder
+        | Bug::HealVotes
+        | Bug::HealUnwitnessed => return None,
     };
     Some(Scope { sights: &[], ..scope })
 }
