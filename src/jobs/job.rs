@@ -40,7 +40,7 @@ impl Body {
         }
     }
 
-    /// Returns about how many bytes of memory it takes: a word of one letter takes [`WORD_BYTES`] more.
+    /// Returns about how many bytes of memory it takes: the words of a command take more than their letters.
     #[must_use]
     pub fn memory(&self) -> usize {
         let words = match self {
