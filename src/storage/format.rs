@@ -30,6 +30,10 @@ pub const GROUP: u32 = 0;
 /// record.
 pub const PAYLOAD_BYTES_MAX: usize = 256 << 20;
 
+/// No record, entry or term has a number above this: at a million a second that would take 146,000 years. A
+/// larger one is damage, whatever its checksum says, and numbers below can be counted on.
+pub const NUMBER_MAX: u64 = 1 << 62;
+
 const HARD_STATE: u8 = 1;
 const RESET: u8 = 2;
 const ENTRY: u8 = 3;
@@ -247,6 +251,9 @@ impl Header {
         if group != GROUP {
             return Err("a group that does not exist");
         }
+        if seq > NUMBER_MAX {
+            return Err("an impossible number of a record");
+        }
         Ok(Self { length, crc, seq })
     }
 }
@@ -314,21 +321,30 @@ impl<'a> Reader<'a> {
         self.take(length)
     }
 
+    /// Reads an index or a term.
+    fn number(&mut self) -> Result<u64, &'static str> {
+        let number = self.u64().ok_or("a cut item")?;
+        if number > NUMBER_MAX { Err("an impossible index or term") } else { Ok(number) }
+    }
+
     fn item(&mut self) -> Result<Item, &'static str> {
         let cut = "a cut item";
         match self.u8().ok_or(cut)? {
             HARD_STATE => {
-                let term = Term(self.u64().ok_or(cut)?);
+                let term = Term(self.number()?);
                 let vote = self.u64().ok_or(cut)?;
                 let vote = (vote > 0).then_some(NodeId(vote));
                 Ok(Item::HardState(HardState { term, vote }))
             }
             RESET => unpack(self.bytes().ok_or(cut)?, Structs::Either)
-                .map(Item::Reset)
-                .map_err(|_unreadable| "an unreadable snapshot meta"),
+                .map_err(|_unreadable| "an unreadable snapshot meta")
+                .and_then(|meta: SnapshotMeta| {
+                    let is_possible = meta.index.0.max(meta.term.0) <= NUMBER_MAX;
+                    is_possible.then_some(Item::Reset(meta)).ok_or("an impossible index or term")
+                }),
             ENTRY => {
-                let index = Index(self.u64().ok_or(cut)?);
-                let term = Term(self.u64().ok_or(cut)?);
+                let index = Index(self.number()?);
+                let term = Term(self.number()?);
                 let kind = match self.u8().ok_or(cut)? {
                     0 => EntryKind::Noop,
                     1 => EntryKind::Configuration,
@@ -338,8 +354,8 @@ impl<'a> Reader<'a> {
                 let data = Bytes::copy_from_slice(self.bytes().ok_or(cut)?);
                 Ok(Item::Entry(Entry { index, term, kind, data }))
             }
-            COMMIT => Ok(Item::Commit(Index(self.u64().ok_or(cut)?))),
-            BASE => Ok(Item::Base(Index(self.u64().ok_or(cut)?))),
+            COMMIT => Ok(Item::Commit(Index(self.number()?))),
+            BASE => Ok(Item::Base(Index(self.number()?))),
             _ => Err("an item of an unknown kind"),
         }
     }
@@ -350,6 +366,18 @@ mod tests {
     use super::*;
 
     const PLACE: Place = Place { salt: 7, segment: 3 };
+
+    #[test]
+    fn numbers_that_nobody_can_have_reached_are_damage() {
+        for number in [NUMBER_MAX + 1, u64::MAX] {
+            let bytes = [&[COMMIT][..], &number.to_le_bytes()].concat();
+            assert_eq!(items(&bytes, drop), Err("an impossible index or term"));
+            let hard = [&[HARD_STATE][..], &number.to_le_bytes(), &[0; 8]].concat();
+            assert_eq!(items(&hard, drop), Err("an impossible index or term"));
+        }
+        let most = [&[COMMIT][..], &NUMBER_MAX.to_le_bytes()].concat();
+        assert_eq!(items(&most, drop), Ok(()));
+    }
 
     fn record() -> Vec<u8> {
         let mut builder = RecordBuilder::default();

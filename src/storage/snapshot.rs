@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::planted::{Bug, is_planted};
 use crate::raft::message::SnapshotMeta;
 use crate::storage::disk::{Directory, Disk, DiskFile};
+use crate::storage::format::NUMBER_MAX;
 use crate::storage::snapshot_file::{SYNC_BYTES, Writer, read_head, scan};
 use crate::types::Index;
 
@@ -144,7 +145,8 @@ fn partial_name(id: &[u8; 16]) -> String {
 /// Returns the index in a file's name; a name that has none counts as the newest of all.
 pub(super) fn index_in(name: &str) -> Index {
     let digits = name.strip_prefix("snap-").and_then(|rest| rest.get(..16));
-    Index(digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(u64::MAX - 1))
+    let index = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    Index(index.unwrap_or(NUMBER_MAX).min(NUMBER_MAX))
 }
 
 fn hex(id: &[u8; 16]) -> String {

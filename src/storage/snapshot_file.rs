@@ -15,7 +15,7 @@ use crate::pack::PackError;
 use crate::pack::unpack::{Structs, unpack};
 use crate::raft::message::SnapshotMeta;
 use crate::storage::disk::DiskFile;
-use crate::storage::format::GROUP;
+use crate::storage::format::{GROUP, NUMBER_MAX};
 use crate::storage::snapshot::{Push, SnapshotError, SnapshotFile};
 
 const MAGIC: &[u8; 8] = b"RQSNAP01";
@@ -130,8 +130,11 @@ pub fn read_head<F: DiskFile>(file: &F, name: &str) -> Result<(SnapshotFile, u64
         return Err(damaged("it is of a group that does not exist"));
     }
     let id = <[u8; 16]>::try_from(id).map_err(|_short| damaged("its id is cut"))?;
-    let meta =
+    let meta: SnapshotMeta =
         unpack(&meta, Structs::Either).map_err(|error: PackError| damaged(&error.to_string()))?;
+    if meta.index.0.max(meta.term.0) > NUMBER_MAX {
+        return Err(damaged("an impossible index or term"));
+    }
     let start = HEAD_BYTES as u64 + u64::from(length);
     Ok((SnapshotFile { meta, id, bytes: file.size()? }, start))
 }
