@@ -183,7 +183,10 @@ fn find(word: &str) -> Result<&'static str, Fault> {
     }
 }
 
-/// Words longer than this are not compared with the verbs, nor repeated in full.
+/// A verb that many letters away may have been meant.
+const DISTANCE_MAX: usize = 2;
+
+/// Words longer than this are not repeated in full.
 const WORD_CHARS_MAX: usize = 24;
 
 fn shown(word: &str) -> String {
@@ -191,11 +194,11 @@ fn shown(word: &str) -> String {
 }
 
 fn nearest(word: &str) -> Option<&'static str> {
-    if word.chars().count() > WORD_CHARS_MAX {
-        return None;
-    }
-    let verbs = VERBS.iter().map(|(verb, ..)| (distance(word, verb), *verb));
-    verbs.min().filter(|(distance, _)| *distance <= 2).map(|(_, verb)| verb)
+    // Words whose lengths differ by more are further apart than that.
+    let letters = word.chars().count();
+    let near = VERBS.iter().filter(|(verb, ..)| verb.len().abs_diff(letters) <= DISTANCE_MAX);
+    let verbs = near.map(|(verb, ..)| (distance(word, verb), *verb));
+    verbs.min().filter(|(distance, _)| *distance <= DISTANCE_MAX).map(|(_, verb)| verb)
 }
 
 /// Counts the letters to insert, delete or replace (Levenshtein's distance), row by row.
