@@ -6,6 +6,7 @@ use crate::replica::view::Notice;
 use crate::sim::calling::{Sending, Up};
 use crate::sim::checks::{Checks, Violation};
 use crate::sim::client::{Client, Pace};
+use crate::sim::newcomer::Newcomer;
 use crate::sim::worker::Worker;
 use crate::types::{Incarnation, NodeId, WorkerId};
 use crate::wire::message::Reply;
@@ -15,9 +16,14 @@ use crate::wire::message::Reply;
 pub enum Actor {
     /// A client, by its place.
     Client(usize),
+    /// A client that has just come, by its place.
+    Newcomer(usize),
     /// A worker, by its place.
     Worker(usize),
 }
+
+/// In the history newcomers are numbered from here on.
+const NEWCOMERS_FROM: u64 = 500;
 
 /// Clients and workers.
 ///
@@ -25,18 +31,23 @@ pub enum Actor {
 #[derive(Debug)]
 pub struct Actors {
     clients: Vec<Client>,
+    newcomers: Vec<Newcomer>,
     workers: Vec<Worker>,
 }
 
 impl Actors {
-    /// Draws a crowd for a cluster of so many nodes.
+    /// Draws a crowd for a cluster of so many nodes; newcomers have dice of their own.
     #[must_use]
-    pub fn new(rng: &mut Rng, nodes: u64) -> Self {
+    pub fn new(rng: &mut Rng, newcomers: &mut Rng, nodes: u64) -> Self {
+        let count = newcomers.u64(0..3).saturating_sub(1);
         let pace = Pace::draw(rng);
         let clients = rng.u64(2..6);
         let workers = rng.u64(3..10);
         Self {
             clients: (0..clients).map(|n| Client::new(n, rng.u64(..), nodes, pace)).collect(),
+            newcomers: (0..count)
+                .map(|n| Newcomer::new(NEWCOMERS_FROM + n, newcomers.u64(..), nodes))
+                .collect(),
             // At least one of each kind, or some jobs never end.
             workers: (0..workers).map(|n| worker(n, rng, nodes)).collect(),
         }
@@ -75,6 +86,12 @@ impl Actors {
                 all.extend(sendings.drain(..).map(|sending| (Actor::Client(at), sending)));
             }
         }
+        for (at, newcomer) in self.newcomers.iter_mut().enumerate() {
+            if newcomer.wake_at(more) <= now {
+                newcomer.step(now, more, up, recorder, &mut sendings);
+                all.extend(sendings.drain(..).map(|sending| (Actor::Newcomer(at), sending)));
+            }
+        }
         Ok(all)
     }
 
@@ -83,7 +100,8 @@ impl Actors {
     pub fn wake_at(&self, now: u64, more: bool) -> u64 {
         let clients = self.clients.iter().map(|client| client.wake_at(more));
         let workers = self.workers.iter().map(Worker::wake_at);
-        clients.chain(workers).min().unwrap_or(u64::MAX).max(now + 1)
+        let newcomers = self.newcomers.iter().map(|newcomer| newcomer.wake_at(more));
+        clients.chain(newcomers).chain(workers).min().unwrap_or(u64::MAX).max(now + 1)
     }
 
     /// Hands an answer to whoever asked.
@@ -92,6 +110,11 @@ impl Actors {
             Actor::Client(at) => {
                 if let Some(client) = self.clients.get_mut(at) {
                     client.answered(corr, reply, now);
+                }
+            }
+            Actor::Newcomer(at) => {
+                if let Some(newcomer) = self.newcomers.get_mut(at) {
+                    newcomer.answered(corr, reply, now);
                 }
             }
             Actor::Worker(at) => {
@@ -121,6 +144,7 @@ impl Actors {
     /// Tells everybody that their connections to a node broke.
     pub fn broke(&mut self, node: NodeId, now: u64) {
         self.clients.iter_mut().for_each(|client| client.broke(node, now));
+        self.newcomers.iter_mut().for_each(|newcomer| newcomer.broke(node, now));
         self.workers.iter_mut().for_each(|worker| worker.broke(node, now));
     }
 
@@ -165,7 +189,7 @@ impl Actors {
     /// Tells whether no client waits for anything.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.clients.iter().all(Client::is_idle)
+        self.clients.iter().all(Client::is_idle) && self.newcomers.iter().all(Newcomer::is_idle)
     }
 
     /// Writes down what is under way at the end of a round.
@@ -180,6 +204,7 @@ impl Actors {
         self.clients
             .iter()
             .map(Client::counts)
+            .chain(self.newcomers.iter().map(Newcomer::counts))
             .fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
     }
 

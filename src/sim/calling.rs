@@ -44,6 +44,8 @@ pub struct Done<T> {
     pub sent: u32,
     /// When it was begun, as the recorder counts.
     pub began: u64,
+    /// Who gave the answer that ended it.
+    pub answered_by: Option<NodeId>,
 }
 
 /// Where a call is.
@@ -67,6 +69,7 @@ struct Flight<T> {
 /// One client's knowledge of the cluster, and its calls.
 #[derive(Debug)]
 pub struct Calling<T> {
+    nodes: u64,
     cluster: Cluster,
     flights: BTreeMap<u64, Flight<T>>,
     /// Numbers of calls and of what is sent; none is used twice in a world.
@@ -90,13 +93,18 @@ impl<T: Clone> Calling<T> {
     /// Knows all nodes from the beginning.
     #[must_use]
     pub fn new(nodes: u64, seed: u64) -> Self {
-        let seeds = (1..=nodes).map(|id| addr_of(NodeId(id)));
         Self {
-            cluster: Cluster::new(seeds, seed),
+            nodes,
+            cluster: acquaint(nodes, seed),
             flights: BTreeMap::new(),
             next: 1,
             done: Vec::new(),
         }
+    }
+
+    /// Forgets what it has learned of the cluster, but for its nodes.
+    pub fn meet_anew(&mut self, seed: u64) {
+        self.cluster = acquaint(self.nodes, seed);
     }
 
     /// Begins a call.
@@ -142,7 +150,7 @@ impl<T: Clone> Calling<T> {
         let nothing = |flight: &Flight<T>| Error::Invalid(format!("sent {} times", flight.sent));
         let cut_short = flights.filter(|flight| flight.sent > 0).map(|flight| {
             let error = nothing(&flight);
-            done(flight, Err(error))
+            done(flight, Err(error), None)
         });
         let mut all = std::mem::take(&mut self.done);
         all.extend(cut_short);
@@ -195,7 +203,7 @@ impl<T: Clone> Calling<T> {
                     return;
                 }
                 Step::Fail(error) => {
-                    self.done.push(done(flight, Err(error)));
+                    self.done.push(done(flight, Err(error), None));
                     return;
                 }
                 Step::Reach(addrs) => {
@@ -231,7 +239,7 @@ impl<T: Clone> Calling<T> {
         let Some((number, to)) = found else { return };
         let Some(mut flight) = self.flights.remove(&number) else { return };
         match flight.call.answered(&mut self.cluster, &to, reply, now) {
-            Some(result) => self.done.push(done(flight, result)),
+            Some(result) => self.done.push(done(flight, result, node_at(&to))),
             None => {
                 flight.stage = Stage::Due(now);
                 self.flights.insert(number, flight);
@@ -272,13 +280,22 @@ impl<T: Clone> Calling<T> {
     }
 }
 
-fn done<T>(flight: Flight<T>, result: Result<Reply, Error>) -> Done<T> {
+fn acquaint(nodes: u64, seed: u64) -> Cluster {
+    Cluster::new((1..=nodes).map(|id| addr_of(NodeId(id))), seed)
+}
+
+fn done<T>(
+    flight: Flight<T>,
+    result: Result<Reply, Error>,
+    answered_by: Option<NodeId>,
+) -> Done<T> {
     Done {
         request: Arc::clone(flight.call.request()),
         tag: flight.tag,
         result,
         sent: flight.sent,
         began: flight.began,
+        answered_by,
     }
 }
 

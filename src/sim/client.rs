@@ -232,12 +232,16 @@ impl Client {
     /// Writes down what is over.
     fn settle(&mut self, now: u64, recorder: &mut Recorder) {
         for done in self.calling.take_done() {
-            let mut book = Book { client: self.number, began: done.began, now, recorder };
-            let (acknowledged, reads) = book.settle(&done);
+            let (acknowledged, reads) = write_down(self.number, &done, now, recorder);
             self.acknowledged += acknowledged;
             self.reads += reads;
         }
     }
+}
+
+/// Writes down a call that is over. Returns how many submits were acknowledged, and how many reads answered.
+pub fn write_down(client: u64, done: &Done<()>, now: u64, recorder: &mut Recorder) -> (u64, u64) {
+    Book { client, began: done.began, now, recorder }.settle(done)
 }
 
 /// Where one call's outcome is written.
@@ -259,7 +263,6 @@ impl Book<'_> {
         self.recorder.write(self.client, job, self.began, None, op);
     }
 
-    /// Returns how many submits were acknowledged, and how many reads answered.
     fn settle(&mut self, done: &Done<()>) -> (u64, u64) {
         let repeated = done.sent > 1;
         match (&*done.request, &done.result) {

@@ -83,6 +83,8 @@ pub(super) enum What {
     BreakTransfers { percent: u32, for_ms: u64 },
     /// A node stands still.
     Pause { who: Victim, for_ms: u64 },
+    /// The leader stands still, and wakes some time before anybody can tell it what happened meanwhile.
+    Asleep { for_ms: u64, alone_ms: u64 },
     /// A node gets a core only so often.
     Starve { who: Victim, every_ms: u64, for_ms: u64 },
     /// A wall clock jumps.
@@ -164,6 +166,10 @@ impl fmt::Display for What {
                 write!(f, "{percent} % of the chunks of snapshots go astray, for {for_ms} ms")
             }
             Self::Pause { who, for_ms } => write!(f, "{who} stands still for {for_ms} ms"),
+            Self::Asleep { for_ms, alone_ms } => write!(
+                f,
+                "the leader stands still for {for_ms} ms, and is alone until {alone_ms} ms after"
+            ),
             Self::Starve { who, every_ms, for_ms } => {
                 write!(f, "{who} gets a core every {every_ms} ms only, for {for_ms} ms")
             }
@@ -259,8 +265,18 @@ const DISK: [Kind; 7] = [
 ];
 const TIME: [Kind; 3] = [Kind::Pause, Kind::Starve, Kind::Jump];
 
-/// Draws the faults of a world, whose rounds have these faulty times, in ms.
-pub(super) fn draw(groups: Groups, nodes: u64, rounds: &[u64], dice: &mut Rng) -> Vec<Fault> {
+/// From one leader that falls asleep to the next, at most, in ms.
+const ASLEEP_EVERY_MS_MAX: u64 = 20_000;
+
+/// Draws the faults of a world, whose rounds have these faulty times, in ms. Some worlds have leaders that fall asleep,
+/// by the dice of `sleep`.
+pub(super) fn draw(
+    groups: Groups,
+    nodes: u64,
+    rounds: &[u64],
+    dice: &mut Rng,
+    sleep: &mut Rng,
+) -> Vec<Fault> {
     let mut kinds: Vec<Kind> = Vec::new();
     for (wanted, group) in
         [(groups.net, &NET[..]), (groups.disk, &DISK[..]), (groups.time, &TIME[..])]
@@ -284,6 +300,17 @@ pub(super) fn draw(groups: Groups, nodes: u64, rounds: &[u64], dice: &mut Rng) -
             while at_ms < *faulty_ms {
                 faults.push(Fault { id: 0, round, at_ms, what: what(kind, nodes, dice) });
                 at_ms += dice.u64(mean_ms / 4..mean_ms * 2);
+            }
+        }
+    }
+    if groups.net && groups.time && !calm && sleep.u32(0..3) == 0 {
+        for (round, faulty_ms) in rounds.iter().enumerate() {
+            let mut at_ms = sleep.u64(0..ASLEEP_EVERY_MS_MAX);
+            while at_ms < *faulty_ms {
+                let (for_ms, alone_ms) = (sleep.u64(300..3000), sleep.u64(10..400));
+                let what = What::Asleep { for_ms, alone_ms };
+                faults.push(Fault { id: 0, round, at_ms, what });
+                at_ms += for_ms + sleep.u64(0..ASLEEP_EVERY_MS_MAX);
             }
         }
     }

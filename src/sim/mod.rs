@@ -6,7 +6,7 @@
 //! - `node`: one node; `starting`: its starts, whole or healing; `store`: the production storage under it; `disk`: what of it survives; `settings`: its limits;
 //! - `faults`: what goes wrong, as a list; `trouble`: how it does; `network`: who hears whom;
 //! - `truth`: what must hold of every node at every step; `healing`: and of one that heals, its disk damaged;
-//! - `actors`: everybody outside: each `client` and each `worker`, with the production's own decisions
+//! - `actors`: everybody outside: each `client`, `newcomer` and `worker`, with the production's own decisions
 //!   (`calling`, `home`);
 //! - `recorder`, `holders`: what they were told, and who runs what;
 //! - `checks`: what must hold for them at every step and at the end of a round; `shadow`: what each entry came to;
@@ -30,6 +30,7 @@ pub mod home;
 pub mod job_model;
 pub mod linear;
 mod network;
+pub mod newcomer;
 mod node;
 pub mod recorder;
 pub mod rules;

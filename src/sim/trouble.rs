@@ -106,17 +106,10 @@ impl World {
             What::Cut { from, to, both, flap_ms, for_ms } => {
                 self.network.cut(now, from, to, both, flap_ms, for_ms);
             }
-            What::LeaderAlone { leave, reach, for_ms } => {
-                if let Some(leader) = self.leader() {
-                    let it = Nodes(1 << place(leader));
-                    let others = Nodes(!it.0);
-                    if leave {
-                        self.network.cut(now, it, others, false, 0, for_ms);
-                    }
-                    if reach {
-                        self.network.cut(now, others, it, false, 0, for_ms);
-                    }
-                }
+            What::LeaderAlone { leave, reach, for_ms } => self.leave_alone(leave, reach, for_ms),
+            What::Asleep { for_ms, alone_ms } => {
+                self.leave_alone(true, true, for_ms + alone_ms);
+                self.pause(Victim::Leader, for_ms);
             }
             What::Lose { percent, for_ms } => self.network.lose = For::new(percent, now + for_ms),
             What::Repeat { percent, for_ms } => {
@@ -126,13 +119,7 @@ impl World {
             What::BreakTransfers { percent, for_ms } => {
                 self.network.astray = For::new(percent, now + for_ms);
             }
-            What::Pause { who, for_ms } => {
-                self.each(who, |node| node.paused_until = node.paused_until.max(now + for_ms));
-                let paused = self.nodes.iter().filter(|node| node.paused_until > now);
-                for (node, until) in paused.map(|node| (node.id, node.paused_until)) {
-                    self.actors.paused(node, until, &mut self.checks);
-                }
-            }
+            What::Pause { who, for_ms } => self.pause(who, for_ms),
             What::Starve { who, every_ms, for_ms } => {
                 self.each(who, |node| node.starved = For::new(every_ms, now + for_ms));
             }
@@ -159,6 +146,30 @@ impl World {
                 let mut dice = Rng::with_seed(dice);
                 self.actors.trouble_a_worker(now, &mut dice, &mut self.checks);
             }
+        }
+    }
+
+    /// Cuts the leader off: what it says, what is said to it, or both.
+    fn leave_alone(&mut self, leave: bool, reach: bool, for_ms: u64) {
+        let now = self.now;
+        let Some(leader) = self.leader() else { return };
+        let it = Nodes(1 << place(leader));
+        let others = Nodes(!it.0);
+        if leave {
+            self.network.cut(now, it, others, false, 0, for_ms);
+        }
+        if reach {
+            self.network.cut(now, others, it, false, 0, for_ms);
+        }
+    }
+
+    /// Has nodes stand still, and the workers built into them.
+    fn pause(&mut self, who: Victim, for_ms: u64) {
+        let now = self.now;
+        self.each(who, |node| node.paused_until = node.paused_until.max(now + for_ms));
+        let paused = self.nodes.iter().filter(|node| node.paused_until > now);
+        for (node, until) in paused.map(|node| (node.id, node.paused_until)) {
+            self.actors.paused(node, until, &mut self.checks);
         }
     }
 

@@ -136,6 +136,9 @@ impl Truth {
             return Err(format!("node {node} counts as whole, and its disk has the mark still"));
         }
         let mut seen = self.seen.get(&node).copied().unwrap_or_default();
+        // Only with an entry of its own term does a leader commit what is older (Raft paper §5.4.2, Figure 8).
+        let led_before =
+            raft.role() == Role::Leader && seen.led.is_some_and(|(term, _)| term == raft.term());
         if raft.role() == Role::Leader {
             let (term, last) = (raft.term(), raft.last_index());
             match seen.led {
@@ -153,6 +156,15 @@ impl Truth {
             seen.led = None;
         }
         let commit = raft.commit_index();
+        if led_before
+            && commit > seen.commit_index
+            && let Some(of) = raft.term_at(commit).filter(|of| *of != raft.term())
+        {
+            return Err(format!(
+                "node {node} leads in term {} and counts entry {commit} of term {of} as committed",
+                raft.term()
+            ));
+        }
         if commit < seen.commit_index {
             return Err(format!("node {node}: commit went from {} to {commit}", seen.commit_index));
         }

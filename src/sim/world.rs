@@ -158,10 +158,12 @@ impl World {
     pub fn new(plan: Plan) -> Self {
         let nodes = plan.nodes.clamp(1, NODES_MAX);
         let mut dice = Rng::with_seed(mix(0x7261_6674_712d_7369, plan.seed));
+        // With these dice of their own newcomers and sleep leave the rest of the world as it is.
+        let mut own = Rng::with_seed(mix(0x6e65_7763_6f6d_6572, plan.seed));
         // The storage draws ids of its own accord.
         fastrand::seed(dice.u64(..));
         let rounds: Vec<u64> = (0..dice.usize(1..=4)).map(|_| dice.u64(3_000..60_000)).collect();
-        let mut faults = draw(plan.groups, nodes, &rounds, &mut dice.fork());
+        let mut faults = draw(plan.groups, nodes, &rounds, &mut dice.fork(), &mut own.fork());
         if let Some(only) = &plan.only {
             faults.retain(|fault| only.contains(&fault.id));
         }
@@ -180,7 +182,7 @@ impl World {
             round: 0,
             round_began: 0,
             healed_at: None,
-            actors: Actors::new(&mut dice.fork(), nodes),
+            actors: Actors::new(&mut dice.fork(), &mut own, nodes),
             actors_at: 0,
             checks: Checks::default(),
             report: Report::default(),
