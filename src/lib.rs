@@ -14,7 +14,7 @@
 //! |---|---|---|
 //! | 8 | `main.rs` | parse, dispatch, exit code |
 //! | 7 | `cli` | one file a verb group |
-//! | 6 | `node`, `sim` | wiring: the Raft thread's loop, start and stop; a world of replicas in one thread |
+//! | 6 | `node`, `sim`, `bench` | wiring: the Raft thread's loop, start and stop; a world of replicas in one thread; loads and their floor |
 //! | 5 | `storage`, `net`, `worker`, [`client`] | the world: disk, sockets, commands, the client library |
 //! | 4 | `replica`, [`wire`] | one turn of a replica; bytes to typed messages and back |
 //! | 3 | [`jobs`] | the replicated job queue: apply, the scheduler's choice, images |
@@ -49,6 +49,8 @@ pub mod raft;
 pub mod types;
 pub mod wire;
 
+#[cfg(feature = "server")]
+pub mod bench;
 #[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "server")]

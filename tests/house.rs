@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms and their floors: an import goes down, or stays in its room.
-const FLOORS: [(&str, u8); 15] = [
+const FLOORS: [(&str, u8); 16] = [
     ("types", 1),
     ("planted", 1),
     ("raft", 2),
@@ -20,18 +20,21 @@ const FLOORS: [(&str, u8); 15] = [
     ("client", 5),
     ("node", 6),
     ("sim", 6),
+    ("bench", 6),
     ("cli", 7),
     ("main", 8),
 ];
 
 /// The few ways to a neighbour on the same floor: who may know whom.
-const NEIGHBOURS: [(&str, &str); 3] = [
+const NEIGHBOURS: [(&str, &str); 4] = [
     // A snapshot of the log is MessagePack too.
     ("raft", "pack"),
     // A turn of the replica takes typed requests and gives typed replies.
     ("replica", "wire"),
     // A simulated node starts from its disk as a real one does.
     ("sim", "node"),
+    // There is one clock.
+    ("bench", "node"),
 ];
 
 /// Rooms that see nothing of the world, so that the simulator runs them as they are.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cli::bench::BenchArgs;
 use crate::cli::cluster::ClusterArgs;
 use crate::cli::doctor::DoctorArgs;
 use crate::cli::jobs::{CancelArgs, GetArgs, ListArgs, WaitArgs};
@@ -98,6 +99,8 @@ pub enum Verb {
     Doctor(DoctorArgs),
     /// Simulate clusters with faults of all kinds, and check every promise.
     Sim(SimArgs),
+    /// Measure a cluster, beside the least that this machine allows.
+    Bench(BenchArgs),
     /// Start and end the commands of a node; nodes start it themselves.
     #[command(hide = true)]
     Guard,

@@ -2,7 +2,7 @@
 //!
 //! - [`args`] is the grammar (what clap parses), [`run`] sends each verb to its file.
 //! - Verbs: [`submit`] and [`batch`], [`jobs`] (get, list, wait, cancel), [`workers`], [`cluster`],
-//!   [`log`], [`node`], [`sim`], [`doctor`].
+//!   [`log`], [`node`], [`sim`], [`mod@bench`] and [`bench_jobs`], [`doctor`].
 //! - Shared: [`values`] (durations, sizes, addresses), [`target`] (which nodes to ask), [`session`]
 //!   (the client library and what its errors mean for a user), [`shape`] (the JSON objects),
 //!   [`out`] (stdout, tables), [`exit`] (exit codes), [`deadline`] (time left).
@@ -12,6 +12,8 @@
 
 pub mod args;
 pub mod batch;
+pub mod bench;
+pub mod bench_jobs;
 pub mod cluster;
 pub mod deadline;
 pub mod doctor;

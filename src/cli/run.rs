@@ -13,7 +13,7 @@ use crate::cli::exit::{Exit, Failure, narrate};
 use crate::cli::out::Out;
 use crate::cli::session::Session;
 use crate::cli::target::Target;
-use crate::cli::{cluster, doctor, jobs, log, node, sim, submit, workers};
+use crate::cli::{bench, cluster, doctor, jobs, log, node, sim, submit, workers};
 use crate::worker::guard;
 
 /// Runs the program with these arguments (the first is its own name).
@@ -32,6 +32,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(exit) => i32::from(exit.code()),
             Err(failure) => end(&failure),
         },
+        Verb::Bench(args) => {
+            start_logging("warn");
+            match bench::run(args, || open(&cli), cli.global.json, &mut Out::stdout()) {
+                Ok(exit) => i32::from(exit.code()),
+                Err(failure) => end(&failure),
+            }
+        }
         Verb::Submit(_)
         | Verb::Get(_)
         | Verb::List(_)
@@ -66,6 +73,7 @@ fn is_shown(verb: &Verb) -> bool {
         | Verb::Wait(_)
         | Verb::Cancel(_)
         | Verb::Sim(_)
+        | Verb::Bench(_)
         | Verb::Guard => false,
     }
 }
@@ -116,7 +124,7 @@ fn ask(cli: &Cli) -> Result<Exit, Failure> {
         Verb::Workers => workers::run(&session, &mut out),
         Verb::Cluster(args) => cluster::run(args, &session, &mut out),
         Verb::Log(args) => log::run(args, &session, &mut out),
-        Verb::Node(_) | Verb::Sim(_) | Verb::Doctor(_) | Verb::Guard => {
+        Verb::Node(_) | Verb::Sim(_) | Verb::Bench(_) | Verb::Doctor(_) | Verb::Guard => {
             Err(Failure::usage("this verb asks no cluster"))
         }
     }

@@ -1,0 +1,110 @@
+//! A cluster of one's own, to be measured while its leader is killed.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// Nodes that run here: they end, and their data is removed, when this is dropped.
+#[derive(Debug)]
+pub struct Own {
+    dir: PathBuf,
+    addrs: Vec<String>,
+    nodes: Vec<Child>,
+}
+
+impl Own {
+    /// Starts so many nodes with their data inside `dir`. They may not serve yet.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    pub fn start(nodes: usize, dir: &Path) -> Result<Self, String> {
+        let dir = dir.join(format!("raftq-bench-{}", std::process::id()));
+        let wrong =
+            |error: io::Error| format!("a cluster cannot start in {}: {error}", dir.display());
+        fs::create_dir_all(&dir).map_err(wrong)?;
+        // All are held until all are known, so that no port is found twice.
+        let free: Vec<TcpListener> = (0..nodes)
+            .map(|_| TcpListener::bind("127.0.0.1:0"))
+            .collect::<io::Result<_>>()
+            .map_err(wrong)?;
+        let addrs = free.iter().map(|listener| listener.local_addr().map(|addr| addr.to_string()));
+        let addrs = addrs.collect::<io::Result<Vec<String>>>().map_err(wrong)?;
+        drop(free);
+        let mut own = Self { dir, addrs, nodes: Vec::new() };
+        for place in 0..nodes {
+            let node = own.spawn(place)?;
+            own.nodes.push(node);
+        }
+        Ok(own)
+    }
+
+    fn spawn(&self, place: usize) -> Result<Child, String> {
+        let wrong = |error: io::Error| format!("node {} cannot start: {error}", place + 1);
+        let id = (place + 1).to_string();
+        let addr = self.addrs.get(place).ok_or("no such node")?;
+        let peers: Vec<String> =
+            self.addrs.iter().enumerate().map(|(at, addr)| format!("{}={addr}", at + 1)).collect();
+        let log = File::options().create(true).append(true).open(self.dir.join(format!("log{id}")));
+        Command::new(std::env::current_exe().map_err(wrong)?)
+            .args([
+                "node",
+                "--id",
+                &id,
+                "--listen",
+                addr,
+                "--peers",
+                &peers.join(","),
+                "--slots",
+                "0",
+            ])
+            .arg("--data")
+            .arg(self.dir.join(format!("node{id}")))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log.map_err(wrong)?)
+            .spawn()
+            .map_err(wrong)
+    }
+
+    /// Returns the addresses of all nodes, in order of id.
+    #[must_use]
+    pub fn addrs(&self) -> &[String] {
+        &self.addrs
+    }
+
+    /// Kills the node at an address, as `kill -9` does.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    pub fn kill(&mut self, addr: &str) -> Result<(), String> {
+        let place = self.addrs.iter().position(|known| known == addr);
+        let node = place.and_then(|place| self.nodes.get_mut(place)).ok_or("no such node")?;
+        node.kill().and_then(|()| node.wait()).map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Starts the node at an address again.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    pub fn restart(&mut self, addr: &str) -> Result<(), String> {
+        let place = self.addrs.iter().position(|known| known == addr).ok_or("no such node")?;
+        let started = self.spawn(place)?;
+        *self.nodes.get_mut(place).ok_or("no such node")? = started;
+        Ok(())
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            if let Err(error) = node.kill().and_then(|()| node.wait()) {
+                log::warn!("a node does not end: {error}");
+            }
+        }
+        if let Err(error) = fs::remove_dir_all(&self.dir) {
+            log::warn!("{}: {error}", self.dir.display());
+        }
+    }
+}
