@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The pause between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The longest time between two submits of one thread that is waited for.
+/// How long a submit may take while the leader is killed, with all its tries.
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Options of `bench cycle`.
@@ -400,7 +400,12 @@ pub fn failover(args: &FailoverArgs, json: bool, out: &mut Out) -> Outcome {
             threads = Some(steadily(&client, args.rate, &stop, submit)?);
         }
         thread::sleep(Duration::from_secs(2));
-        let leader = leader(&client).ok_or_else(|| failed("no leader"))?;
+        let mut found = None;
+        until("there is a leader", || {
+            found = leader(&client);
+            found.is_some()
+        })?;
+        let leader = found.unwrap_or_default();
         narrate(&format!("failover: kill {number} of {}: the leader at {leader}", args.kills));
         kills.push(monotonic());
         own.kill(&leader).map_err(failed)?;
