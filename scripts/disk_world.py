@@ -182,21 +182,25 @@ class Cluster:
         self.note_leaders(nodes)
         return leader
 
-    def wait_whole(self):
-        """Waits for a leader that hears every node, and for every node to have applied what it has."""
+    def wait_whole(self, tend):
+        """Waits for a leader that hears every node."""
         def whole():
+            tend()
             status = self.status()
             return status and all(node["is_alive"] for node in status["nodes"]) and status
         until("every node alive", whole)
 
-    def settle(self):
-        """Submits until the digests of all nodes are taken at one index above all that is there now."""
-        self.wait_whole()
+    def settle(self, tend=lambda: None):
+        """Submits until the digests of all nodes are taken at one index above all that is there now. Calls `tend`
+        at every look."""
+        self.wait_whole(tend)
         floor = int(self.status()["commit_index"])
 
         def same():
+            tend()
             status = self.status()
-            if not status:
+            # A node that the leader does not hear has no digest.
+            if not status or not all(node["digest"] for node in status["nodes"]):
                 return None
             nodes = status["nodes"]
             at = {int(node["digest_index"]) for node in nodes}
@@ -274,9 +278,9 @@ def held_by(cluster, node, ids):
     return missing
 
 
-def check_acked(cluster, ids):
-    """Every node holds every acknowledged job, once all have caught up."""
-    cluster.settle()
+def check_acked(cluster, ids, tend=lambda: None):
+    """Every node holds every acknowledged job, once all have caught up. Calls `tend` at every look until then."""
+    cluster.settle(tend)
     for node in cluster.ids():
         missing = held_by(cluster, node, ids)
         if missing:

@@ -59,14 +59,14 @@ for target in "${targets[@]}"; do
         -artifact_prefix="$state/crashes/$target/" >"$log" 2>&1 || status=$?
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
     rate=$(sed -n 's/^stat::average_exec_per_sec: *//p' "$log")
-    coverage=$(grep -o 'cov: [0-9]*' "$log" | tail -1 | cut -d' ' -f2 || true)
+    coverage=$(grep -o 'cov: [0-9]*' "$log" | tail -n 1 | cut -d' ' -f2 || true)
     echo $((before + ${runs:-0})) >"$count"
     crashes=$(find "$state/crashes/$target" -type f | wc -l)
     printf '%-14s %14s %14s %8s %10s %8s\n' \
         "$target" "${runs:-0}" "$(cat "$count")" "$crashes" "${rate:-0}" "${coverage:-0}"
     if [ "$status" -ne 0 ] || [ "$crashes" -gt 0 ]; then
         crashed=1
-        grep -m3 -E 'panicked at|ERROR: libFuzzer|SUMMARY' -A1 "$log" | sed 's/^/    /' || tail -5 "$log"
+        grep -m3 -E 'panicked at|ERROR: libFuzzer|SUMMARY' -A1 "$log" | sed 's/^/    /' || tail -n 5 "$log"
         echo "    the inputs: $state/crashes/$target; what was said: $log"
     fi
 done

@@ -31,7 +31,7 @@ model_too=" old-term-commit "
 model=
 model_binary() {
     [ -n "$model" ] || model=$(CARGO_TARGET_DIR=$target cargo test --profile release-test --locked --features planted-bugs --test model \
-        --no-run --message-format=json 2>/dev/null | grep -o '"executable":"[^"]*/model-[^"]*"' | tail -1 | cut -d'"' -f4)
+        --no-run --message-format=json 2>/dev/null | grep -o '"executable":"[^"]*/model-[^"]*"' | tail -n 1 | cut -d'"' -f4)
 }
 
 # Has the model search for a bug; says what it saw.
@@ -57,9 +57,9 @@ for bug in "${bugs[@]}"; do
         esac
     else
         by=simulator
-        seed=$(grep -oE '^seed=[0-9]+' "$log" | tail -1 | cut -d= -f2)
+        seed=$(grep -oE '^seed=[0-9]+' "$log" | tail -n 1 | cut -d= -f2)
         check=$(grep -m1 -oE 'BROKEN.*' "$log" | sed -E 's/^BROKEN(: | in world [0-9]+ of seed [0-9]+: )//' | cut -c1-110)
-        [ -z "$seed" ] && seed=$(grep -oE -- '--seed [0-9]+' "$log" | tail -1 | cut -d' ' -f2)
+        [ -z "$seed" ] && seed=$(grep -oE -- '--seed [0-9]+' "$log" | tail -n 1 | cut -d' ' -f2)
         [ "${seed:-0}" -gt "$last_seed" ] && last_seed=$seed
     fi
     [ "$by" != - ] || failed=1

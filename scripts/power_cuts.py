@@ -150,6 +150,8 @@ class Run:
         data = lambda node: self.disks.mount_point(node) / "data"
         self.cluster = Cluster(program(), NODES, folder, data, FLAGS)
         self.acked = []
+        # Where each node's log stood when its disk was filled.
+        self.filled = {}
         self.env = {"LD_PRELOAD": str(compile_shim("lying_sync", folder))} if options.lying_disk else {}
 
     def start(self, node):
@@ -169,6 +171,7 @@ class Run:
 
     def cycle(self, number, kind, dice):
         began = time.monotonic()
+        self.filled = {}
         before = self.cluster.wait_leader()
         load = Load(self.cluster, f"{os.getpid() % 65536:04x}{number:08x}{'0' * 10}")
         time.sleep(dice.uniform(0.1, 0.8))
@@ -177,7 +180,7 @@ class Run:
         finally:
             acked = load.stop(at_once=True)
         self.cluster.note_leaders()
-        check_acked(self.cluster, acked)
+        check_acked(self.cluster, acked, self.revive)
         self.acked += acked
         self.progress.add(cuts=1, acked=len(acked), unknown=load.unknown, seconds=round(time.monotonic() - began, 2), **{kind: 1})
         say(
@@ -238,30 +241,38 @@ class Run:
     def fill(self, dice, leader, load):
         """A disk is full: its node stops with the reason, and goes on when there is room."""
         victims = list(self.cluster.ids()) if dice.random() < 0.3 else [dice.choice(list(self.cluster.ids()))]
-        marks = {node: self.cluster.log_size(node) for node in victims}
+        self.filled = {node: self.cluster.log_size(node) for node in victims}
         for node in victims:
             self.disks.fill(node)
         # A full disk stops a node when it needs a new file: zeroed segments have their room already. Of all, two
-        # stop; the third is asked for nothing any more.
+        # stop; the third is asked for nothing any more, or stops a little later.
         stopped = set()
         while len(stopped) < min(len(victims), 2):
             node = until("a node that stops", lambda: next((n for n in victims if n not in stopped and self.cluster.has_ended(n)), None))
-            code, told = self.cluster.ended(node), self.cluster.log_since(node, marks[node])
+            self.expect_no_room(node)
             stopped.add(node)
-            if code != 1 or "No space left on device" not in told:
-                raise Lost(f"node {node} ended with {code} on a full disk, and its log says: {told[-2000:]}")
         if len(victims) > 1:
             load.stop(at_once=True)
         for node in victims:
             self.disks.make_room(node)
         for node in stopped:
             self.start(node)
-        for node in set(victims) - stopped:
-            if self.cluster.has_ended(node):
-                self.cluster.ended(node)
-                self.start(node)
         self.cluster.wait_leader()
         return f"no room on {', '.join(map(str, victims))}"
+
+    def expect_no_room(self, node):
+        """A node that has ended did so for want of room, and said so."""
+        code, told = self.cluster.ended(node), self.cluster.log_since(node, self.filled[node])
+        if code != 1 or "No space left on device" not in told:
+            raise Lost(f"node {node} ended with {code} on a full disk, and its log says: {told[-2000:]}")
+
+    def revive(self):
+        """Starts again what stopped for want of room; a node that stops for another reason is a broken promise."""
+        for node in list(self.filled):
+            if self.cluster.has_ended(node):
+                self.expect_no_room(node)
+                del self.filled[node]
+                self.start(node)
 
     def end(self):
         self.cluster.kill_all()

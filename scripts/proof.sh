@@ -80,13 +80,13 @@ for row in "${chosen[@]}"; do
     log=$logs/$row.log began=$SECONDS
     "${size}_$row" >"$log" 2>"$log.stderr"
     status=$?
-    last=$(grep -v '^[[:space:]]*$' "$log" | tail -1 | cut -c1-150)
+    last=$(grep -v '^[[:space:]]*$' "$log" | tail -n 1 | cut -c1-150)
     case $status in
     0) ;;
-    77 | 3 | 127) absent+=("$row") last="CANNOT RUN HERE: $(tail -1 "$log.stderr" | cut -c1-120)" ;;
+    77 | 3 | 127) absent+=("$row") last="CANNOT RUN HERE: $(tail -n 1 "$log.stderr" | cut -c1-120)" ;;
     *)
         failed=1 last="FAILED ($status): $last"
-        tail -25 "$log" "$log.stderr"
+        tail -n 25 "$log" "$log.stderr"
         ;;
     esac
     results+=("$(printf '%-12s %5d s  %s' "$row" $((SECONDS - began)) "$last")")
