@@ -45,8 +45,9 @@ number! {
     Ticks
 }
 number! {
-    /// One start of one worker, drawn at random by the worker itself. A worker registers anew
-    /// under a fresh one each time it starts and each time it was judged lost.
+    /// One start of one worker, drawn by the worker itself. A worker registers anew under a higher one
+    /// each time it starts and each time it was judged lost, so that a start that is over is known by its
+    /// number, however late its registration comes. At most [`Incarnation::MAX`].
     Incarnation
 }
 number! {
@@ -80,6 +81,37 @@ impl Term {
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0 + 1)
+    }
+}
+
+impl Incarnation {
+    /// The highest one, so that the numbers fit the signed integers of every language.
+    pub const MAX: Self = Self((1 << 63) - 1);
+
+    /// How many of the lowest bits are random: two starts in one millisecond differ.
+    const RANDOM_BITS: u32 = 20;
+
+    /// The wall clock from where on it counts no more (the year 2109): there is always room above.
+    const WALL_MAX: Millis = Millis(1 << 42);
+
+    /// Draws the first start of a process: higher than that of every process before it, as far as the wall
+    /// clock is right.
+    #[must_use]
+    pub fn first(wall: Millis, random: u64) -> Self {
+        let wall = wall.min(Self::WALL_MAX).0;
+        Self((wall << Self::RANDOM_BITS | Self::random(random)).max(1))
+    }
+
+    /// Draws the start after this one: higher than it, and than the one that a refusal named, if one did.
+    #[must_use]
+    pub fn next(self, named: Option<Self>, random: u64) -> Self {
+        let above = named.unwrap_or_default().max(self).0;
+        Self(above.saturating_add(1 << Self::RANDOM_BITS).saturating_add(Self::random(random)))
+            .min(Self::MAX)
+    }
+
+    fn random(random: u64) -> u64 {
+        random & ((1 << Self::RANDOM_BITS) - 1)
     }
 }
 
@@ -302,6 +334,22 @@ fn check_name(text: &str) -> Result<(), NameError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn starts_rise_with_the_clock_and_after_each_other_and_end_at_the_highest() {
+        for random in [0, 1, u64::MAX] {
+            let first = Incarnation::first(Millis(1_800_000_000_000), random);
+            assert!(first < Incarnation::first(Millis(1_800_000_000_001), 0));
+            assert!(first < first.next(None, 0) && first.next(None, random) < Incarnation::MAX);
+            let named = Incarnation(first.0 + 77);
+            assert!(named < first.next(Some(named), 0));
+            assert!(first < first.next(Some(Incarnation(3)), 0), "never below itself");
+        }
+        assert!(Incarnation::first(Millis(0), 0) > Incarnation(0));
+        let wild = Incarnation::first(Millis(u64::MAX), u64::MAX);
+        assert!(wild.next(None, u64::MAX) < Incarnation::MAX, "a clock that is wrong leaves room");
+        assert_eq!(Incarnation::MAX.next(None, 1), Incarnation::MAX);
+    }
 
     #[test]
     fn job_id_prints_and_parses_back() {

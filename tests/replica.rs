@@ -404,6 +404,24 @@ fn a_worker_whose_loss_is_being_decided_hears_no_word_of_life() {
     assert_eq!(refusal.code, Code::FailedPrecondition);
 }
 
+#[test]
+fn a_registration_below_one_that_stands_is_refused_and_hears_above_what_to_draw() {
+    let mut world = World::leader(1);
+    world.register(1);
+    let (worker, standing) = worker();
+    let (slots, serves, gave_up) = (1, Serves::Commands, false);
+    let incarnation = Incarnation(standing.0 - 1);
+    let below = Registration { worker: worker.clone(), incarnation, slots, serves, gave_up };
+    world.turn(vec![world.ask(7, Request::RegisterWorker(below))]);
+    world.turns(2);
+    let heard = world.heard(7);
+    let [Reply::Refused(refusal)] = heard.as_slice() else { panic!("{heard:?}") };
+    assert_eq!((refusal.code, refusal.unknown), (Code::FailedPrecondition, false));
+    assert_eq!(refusal.incarnation, Some(standing));
+    let standing_still = world.replica.machine().worker(&worker).map(|known| known.incarnation);
+    assert_eq!(standing_still, Some(standing));
+}
+
 /// A registration is sent again because its answer was lost, and the leader, whose disk is slow, judges its start
 /// lost before it can apply and answer it: `registered` would be a right to run for 3 s that is void already.
 #[test]

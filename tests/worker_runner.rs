@@ -24,7 +24,7 @@ use raftq::worker::clock::Moment;
 use raftq::worker::runner::{BuiltInConfig, StopReport, start};
 use rustix::process::Pid;
 
-use worker_world::{GRACE, Leader, Mood, PATIENCE, State, World, lives};
+use worker_world::{GRACE, Leader, Mood, PATIENCE, STANDING, State, World, lives};
 
 #[test]
 fn worker_started_announces_registers_and_sends_heartbeats() {
@@ -69,9 +69,9 @@ fn registration_superseded_draws_a_new_incarnation() {
     world.leader.state().register = Mood::Answers;
     world.until("a heartbeat", |state| !state.heartbeats.is_empty());
     let state = world.leader.state();
-    let mut drawn = state.announced.clone();
-    drawn.dedup();
-    assert_eq!(drawn.len(), state.announced.len(), "each start is new");
+    assert!(state.announced.is_sorted_by(|one, next| one < next), "each start is higher");
+    assert!(state.announced[1] > STANDING, "and above the one that was named");
+    assert!(state.registrations.iter().all(|it| !it.gave_up), "none of them held anything");
 }
 
 #[test]
@@ -442,6 +442,7 @@ fn guard_that_cannot_be_started_is_told_at_once() {
         guard_args: Vec::new(),
         adopts: false,
         grace: GRACE,
+        first: Incarnation(1),
         seed: 7,
     };
     let (_notices, heard) = channel::bounded(1);
@@ -461,6 +462,7 @@ fn guard_that_never_lives_makes_the_worker_drain() {
         guard_args: Vec::new(),
         adopts: false,
         grace: GRACE,
+        first: Incarnation(1),
         seed: 7,
     };
     let (_notices, heard) = channel::bounded(1);

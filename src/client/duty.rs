@@ -178,14 +178,14 @@ pub(crate) struct Duty {
 impl Duty {
     pub(crate) fn new(
         worker: WorkerId,
+        first: Incarnation,
         queues: Vec<QueueName>,
         slots: u32,
         timing: Timing,
         grace: Duration,
         seed: u64,
     ) -> Self {
-        let mut dice = fastrand::Rng::with_seed(seed);
-        let incarnation = Incarnation(dice.u64(..));
+        let dice = fastrand::Rng::with_seed(seed);
         Self {
             worker,
             queues,
@@ -193,7 +193,7 @@ impl Duty {
             timing,
             grace,
             dice,
-            incarnation,
+            incarnation: first,
             is_registered: false,
             gave_up: false,
             short_lives: 0,
@@ -228,7 +228,7 @@ impl Duty {
                 self.worker,
                 self.timing.lease
             );
-            self.give_up(now, now);
+            self.give_up(now, now, None);
         }
         for assignment in std::mem::take(&mut self.starts) {
             self.running.insert(assignment.fence, assignment.id);
@@ -369,7 +369,9 @@ impl Duty {
                 self.heard_from = sent;
                 self.heartbeat_due = sent.after(self.timing.heartbeat);
             }
-            Err(error) if is_over(&error) => self.superseded(now),
+            Err(error) if is_over(&error) => {
+                self.superseded(now, error.refusal().and_then(|no| no.incarnation));
+            }
             Err(error) if !error.is_retryable() => {
                 log::error!("worker {}: {error}", self.worker);
                 self.ends = Some(StopReason::Refused(error));
@@ -402,13 +404,15 @@ impl Duty {
                 self.heard_from = self.heard_from.max(sent);
                 self.short_lives = 0;
             }
-            Err(error) if is_over(&error) => self.superseded(now),
+            Err(error) if is_over(&error) => {
+                self.superseded(now, error.refusal().and_then(|no| no.incarnation));
+            }
             Err(error) => log::debug!("worker {}: {error}", self.worker),
         }
     }
 
     /// This start is over: it was judged lost, or another process registers under the same name.
-    fn superseded(&mut self, now: Moment) {
+    fn superseded(&mut self, now: Moment, named: Option<Incarnation>) {
         log::warn!(
             "worker {}: the cluster says that this start of it is over; its jobs are ended and it registers \
              anew. Is there another worker of this name?",
@@ -417,17 +421,18 @@ impl Duty {
         let pause = PAUSE_MIN.saturating_mul(1 << self.short_lives.min(10)).min(PAUSE_MAX);
         self.short_lives = self.short_lives.saturating_add(1);
         let pause = pause.mul_f64(self.dice.f64());
-        self.give_up(now, now.after(pause));
+        self.give_up(now, now.after(pause), named);
     }
 
-    /// Ends what runs, and draws a new start.
-    fn give_up(&mut self, now: Moment, register_at: Moment) {
+    /// Ends what runs, and draws a new start, above the one that was `named`.
+    fn give_up(&mut self, now: Moment, register_at: Moment, named: Option<Incarnation>) {
         self.abandon_all();
         self.released.clear();
         self.starts.clear();
+        // A start that was not registered held nothing, and knows no more of what was held before.
+        self.gave_up |= self.is_registered;
         self.is_registered = false;
-        self.gave_up = true;
-        self.incarnation = Incarnation(self.dice.u64(..));
+        self.incarnation = self.incarnation.next(named, self.dice.u64(..));
         self.after = Fence(0);
         self.heartbeats = 0;
         self.registering = Lane::due_at(register_at);

@@ -20,7 +20,7 @@ use crate::client::duty::{Ask, Duty, Order, StopReport, Timing};
 use crate::client::error::Error;
 use crate::client::handler::{Context, Handlers, of_async, of_blocking, run, verdict};
 use crate::jobs::job::{Assignment, Verdict, WORKER_QUEUES_MAX, WORKER_SLOTS_MAX};
-use crate::types::{Fence, QueueName, WorkerId};
+use crate::types::{Fence, Incarnation, QueueName, WorkerId};
 use crate::wire::message::Reply;
 
 /// How many jobs a worker runs at once, unless told otherwise.
@@ -179,8 +179,9 @@ impl Worker {
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<StopReport, Error> {
         let worker = self.check()?;
         let queues = self.handlers.keys().cloned().collect();
-        let seed = fastrand::u64(..);
-        let duty = Duty::new(worker, queues, self.slots, self.timing, self.grace, seed);
+        let (seed, random) = (fastrand::u64(..), fastrand::u64(..));
+        let first = Incarnation::first(clock::wall(), random);
+        let duty = Duty::new(worker, first, queues, self.slots, self.timing, self.grace, seed);
         let (ended, endings) = mpsc::unbounded();
         let client = self.client.clone();
         let shift = Shift { client, handlers: self.handlers, running: BTreeMap::new(), ended };

@@ -169,9 +169,10 @@ pub enum RegisterOutcome {
     Registered,
     /// The registry is full of live workers.
     Exhausted,
-    /// Slots or queues are out of bounds.
+    /// Slots, queues or the number of the start are out of bounds.
     Invalid,
-    /// This start of the worker was judged lost, or a later one has registered: draw a new one.
+    /// This start of the worker is over (it was judged lost, or left), or is lower than one that has
+    /// registered: draw a higher one.
     Superseded,
 }
 

@@ -19,7 +19,7 @@ use crate::jobs::forgotten::Forgotten;
 use crate::jobs::job::{ERROR_BYTES_MAX, OUTPUT_BYTES_MAX, Serves, Status, WORKER_SLOTS_MAX};
 use crate::jobs::machine::Machine;
 use crate::jobs::registration;
-use crate::jobs::registry::{FORMER_STARTS_MAX, Worker, WorkerState};
+use crate::jobs::registry::{Worker, WorkerState};
 use crate::jobs::resident::{self, Ending, Job, Kind, Run};
 use crate::pack::unpack::List;
 use crate::types::{
@@ -108,7 +108,6 @@ struct WorkerRecord {
     registered_ms: Millis,
     since_ms: Millis,
     last_assigned: Fence,
-    former: Vec<Incarnation>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -224,7 +223,6 @@ fn worker_out(worker: &Worker) -> WorkerRecord {
         registered_ms: worker.registered_ms,
         since_ms: worker.since_ms,
         last_assigned: worker.last_assigned,
-        former: worker.former.clone(),
     }
 }
 
@@ -372,8 +370,7 @@ impl Restore {
             .ok_or_else(|| contradiction("a worker in an unknown state"))?;
         let fits = (1..=WORKER_SLOTS_MAX).contains(&it.slots)
             && registration::serves_is_valid(&it.serves)
-            && it.former.len() <= FORMER_STARTS_MAX
-            && !it.former.contains(&it.incarnation)
+            && it.incarnation <= Incarnation::MAX
             && fence_is_past(machine, it.last_assigned);
         if !fits {
             return Err(contradiction(&format!("worker {} is out of bounds", it.id)));
@@ -388,7 +385,6 @@ impl Restore {
             since_ms: it.since_ms,
             last_assigned: it.last_assigned,
             running: OrdMap::new(),
-            former: it.former,
         });
         Ok(())
     }

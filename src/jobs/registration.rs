@@ -5,7 +5,7 @@ use imbl::OrdMap;
 use crate::jobs::command::{Event, RegisterOutcome, Registration, Release};
 use crate::jobs::job::{Serves, Status, WORKER_QUEUES_MAX, WORKER_SLOTS_MAX};
 use crate::jobs::machine::Machine;
-use crate::jobs::registry::{FORMER_STARTS_MAX, Worker, WorkerState};
+use crate::jobs::registry::{Worker, WorkerState};
 use crate::jobs::resident::End;
 use crate::types::{Fence, Incarnation, JobId, WorkerId};
 
@@ -36,7 +36,7 @@ impl Machine {
             if !self.make_room_for_worker() {
                 return RegisterOutcome::Exhausted;
             }
-            self.put_start(new, Fence(0), Vec::new());
+            self.put_start(new, Fence(0));
             return RegisterOutcome::Registered;
         };
         if former.incarnation == new.incarnation {
@@ -47,22 +47,20 @@ impl Machine {
                 WorkerState::Lost | WorkerState::Left => RegisterOutcome::Superseded,
             };
         }
-        if former.former.contains(&new.incarnation) {
+        // The order of starts is theirs, not that of their registrations: that of a process which died long
+        // ago may still be on its way, and must not end the one that lives.
+        if new.incarnation < former.incarnation {
             return RegisterOutcome::Superseded;
         }
         let price = if new.gave_up { Price::Nothing } else { Price::Attempt("was restarted") };
         for job in former.running.values() {
             self.take_back(*job, price, events);
         }
-        let mut starts = former.former.clone();
-        starts.push(former.incarnation);
-        let surplus = starts.len().saturating_sub(FORMER_STARTS_MAX);
-        starts.drain(..surplus);
-        self.put_start(new, former.last_assigned, starts);
+        self.put_start(new, former.last_assigned);
         RegisterOutcome::Registered
     }
 
-    fn put_start(&mut self, new: &Registration, last_assigned: Fence, former: Vec<Incarnation>) {
+    fn put_start(&mut self, new: &Registration, last_assigned: Fence) {
         self.registry.put(Worker {
             id: new.worker.clone(),
             incarnation: new.incarnation,
@@ -73,7 +71,6 @@ impl Machine {
             since_ms: self.now,
             last_assigned,
             running: OrdMap::new(),
-            former,
         });
     }
 
@@ -170,7 +167,9 @@ impl Machine {
 
 /// Tells whether a registration is within bounds.
 pub(in crate::jobs) fn is_valid(new: &Registration) -> bool {
-    (1..=WORKER_SLOTS_MAX).contains(&new.slots) && serves_is_valid(&new.serves)
+    (1..=WORKER_SLOTS_MAX).contains(&new.slots)
+        && new.incarnation <= Incarnation::MAX
+        && serves_is_valid(&new.serves)
 }
 
 /// Tells whether a worker can serve this: at least one queue, each once, not too many.

@@ -13,11 +13,6 @@ use crate::types::{Fence, Incarnation, JobId, Millis, WorkerId};
 /// What a worker weighs in the limit on resident bytes, beside the names of its queues.
 pub const WORKER_BYTES: u64 = 768;
 
-/// How many former starts of a worker are remembered, so that a late registration of one of them is
-/// refused. A start older than these is taken for a new one; it would have to be delayed by as many
-/// restarts.
-pub const FORMER_STARTS_MAX: usize = 8;
-
 /// Where a worker is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WorkerState {
@@ -62,13 +57,12 @@ impl WorkerState {
 
 /// One worker.
 ///
-/// - `running` holds at most `slots` jobs, and none unless the worker is live.
-/// - `former` never names `incarnation`.
+/// `running` holds at most `slots` jobs, and none unless the worker is live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Worker {
     /// Its name, the same over its restarts.
     pub id: WorkerId,
-    /// Its newest start.
+    /// Its newest start: the highest that ever registered.
     pub incarnation: Incarnation,
     /// How many jobs it runs at once.
     pub slots: u32,
@@ -84,8 +78,6 @@ pub struct Worker {
     pub last_assigned: Fence,
     /// What it runs.
     pub running: OrdMap<Fence, JobId>,
-    /// The starts before this one, the newest last; at most [`FORMER_STARTS_MAX`].
-    pub former: Vec<Incarnation>,
 }
 
 impl Worker {
@@ -146,15 +138,15 @@ impl Worker {
             .u8(self.state.code())
             .millis(self.registered_ms)
             .millis(self.since_ms);
-        let fold = match &self.serves {
+        match &self.serves {
             Serves::Commands => fold.u8(0),
             Serves::Payloads(queues) => {
                 queues.iter().fold(fold.u8(1).u64(queues.len() as u64), |fold, queue| {
                     fold.bytes(queue.as_str().as_bytes())
                 })
             }
-        };
-        self.former.iter().fold(fold, |fold, start| fold.u64(start.0)).finish()
+        }
+        .finish()
     }
 
     /// Hashes what changes with every assignment. What it runs is in the records of those jobs.

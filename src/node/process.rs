@@ -310,6 +310,7 @@ fn start_worker(
         guard_args: vec!["guard".into()],
         adopts: true,
         grace: config.grace,
+        first: Incarnation::first(clock::wall(), fastrand::u64(..)),
         seed: fastrand::u64(..),
     };
     start(built_in, Arc::new(ClientReports { client, shared }), Box::new(announce), notices)

@@ -36,7 +36,7 @@ impl ClientReports {
             return Ok(());
         }
         let text = "this node follows no leader, or has not caught up with it".into();
-        Err(ReportError { superseded: false, text })
+        Err(ReportError { superseded: false, incarnation: None, text })
     }
 
     async fn call(&self, request: Request, timeout: Duration) -> Result<Reply, ReportError> {
@@ -45,7 +45,9 @@ impl ClientReports {
             Ok(Reply::Refused(refusal)) => Err(refused(&refusal)),
             Ok(reply) => Ok(reply),
             Err(Error::Refused { refusal, .. }) => Err(refused(&refusal)),
-            Err(error) => Err(ReportError { superseded: false, text: error.to_string() }),
+            Err(error) => {
+                Err(ReportError { superseded: false, incarnation: None, text: error.to_string() })
+            }
         }
     }
 }
@@ -53,12 +55,17 @@ impl ClientReports {
 fn refused(refusal: &Refusal) -> ReportError {
     ReportError {
         superseded: refusal.code == Code::FailedPrecondition,
+        incarnation: refusal.incarnation,
         text: refusal.message.clone(),
     }
 }
 
 fn unexpected(reply: &Reply) -> ReportError {
-    ReportError { superseded: false, text: format!("an answer to another question: {reply:?}") }
+    ReportError {
+        superseded: false,
+        incarnation: None,
+        text: format!("an answer to another question: {reply:?}"),
+    }
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "every other answer is to another question")]

@@ -173,17 +173,18 @@ impl<W> Replica<W> {
             }
             RegisterOutcome::Invalid => self.refuse(
                 waiter,
-                Refusal::invalid("a worker has 1 to 4096 slots and, for payloads, 1 to 64 queues"),
-            ),
-            RegisterOutcome::Superseded => self.refuse(
-                waiter,
-                Refusal::new(
-                    Code::FailedPrecondition,
-                    format!(
-                        "this start of {worker} was judged lost, or a later one has registered"
-                    ),
+                Refusal::invalid(
+                    "a worker has 1 to 4096 slots, an incarnation below 2^63 and, for payloads, 1 to 64 queues",
                 ),
             ),
+            RegisterOutcome::Superseded => {
+                let text = format!(
+                    "this start of {worker} is over, or a higher one has registered: draw a higher one"
+                );
+                let refusal = Refusal::new(Code::FailedPrecondition, text);
+                let incarnation = self.machine.worker(worker).map(|known| known.incarnation);
+                self.refuse(waiter, Refusal { incarnation, ..refusal });
+            }
         }
     }
 

@@ -100,7 +100,7 @@ impl World {
     fn register(&mut self) {
         let registration = Registration {
             worker: worker(),
-            incarnation: Incarnation(self.rng.u64(..)),
+            incarnation: self.incarnation().next(None, self.rng.u64(..)),
             slots: 4096,
             serves: Serves::Commands,
             gave_up: self.rng.bool(),

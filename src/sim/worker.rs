@@ -19,7 +19,7 @@ use crate::sim::holders::Holders;
 use crate::sim::home::{Home, News};
 use crate::sim::job_model::{Op, Reported};
 use crate::sim::recorder::Recorder;
-use crate::types::{Fence, Incarnation, JobId, NodeId, QueueName, WorkerId};
+use crate::types::{Fence, Incarnation, JobId, Millis, NodeId, QueueName, WorkerId};
 use crate::wire::message::{Code, Refusal, Reply, Request};
 
 /// Reports that somebody still means to send although they are worth nothing, at most.
@@ -114,7 +114,7 @@ impl Worker {
         };
         let name = WorkerId::new(&format!("sim-{number}")).expect("a plain name");
         let slots = rng.u32(1..6);
-        let duty = duty(&name, &serves, slots, rng.u64(..));
+        let duty = duty(&name, &serves, slots, 0, &mut rng);
         Self {
             number,
             habits: Habits::draw(&mut rng),
@@ -199,7 +199,7 @@ impl Worker {
         if let Some(home) = &mut self.home {
             home.forget();
         }
-        self.duty = duty(&self.name, &self.serves, self.slots, self.rng.u64(..));
+        self.duty = duty(&self.name, &self.serves, self.slots, now, &mut self.rng);
     }
 
     /// Stands still, and does not know it.
@@ -579,10 +579,11 @@ fn reports(request: &Request) -> &[StatusUpdate] {
     }
 }
 
-fn duty(name: &WorkerId, serves: &Serves, slots: u32, seed: u64) -> Duty {
+fn duty(name: &WorkerId, serves: &Serves, slots: u32, now: u64, rng: &mut Rng) -> Duty {
     let queues = match serves {
         Serves::Commands => Vec::new(),
         Serves::Payloads(queues) => queues.clone(),
     };
-    Duty::new(name.clone(), queues, slots, Timing::default(), GRACE, seed)
+    let first = Incarnation::first(Millis(now), rng.u64(..));
+    Duty::new(name.clone(), first, queues, slots, Timing::default(), GRACE, rng.u64(..))
 }

@@ -231,6 +231,8 @@ pub struct Refusal {
     pub retry_after_ms: Option<u64>,
     /// The leader, where one is known.
     pub leader: Option<LeaderHint>,
+    /// Of a registration that is over: the highest start of that worker that registered.
+    pub incarnation: Option<Incarnation>,
 }
 
 /// Who leads, as far as a node knows.

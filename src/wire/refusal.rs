@@ -5,6 +5,7 @@ use std::fmt;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::types::Incarnation;
 use crate::wire::message::{Code, LeaderHint, Refusal};
 
 /// The text of a refusal, at most, in bytes; what is longer is cut when it is sent.
@@ -89,7 +90,14 @@ impl Refusal {
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { code, message, unknown: false, retry_after_ms: None, leader: None }
+        Self {
+            code,
+            message,
+            unknown: false,
+            retry_after_ms: None,
+            leader: None,
+            incarnation: None,
+        }
     }
 
     /// Another node leads: `leader`, where known.
@@ -216,6 +224,8 @@ struct Written<'a> {
     retry_after_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     leader: Option<&'a LeaderHint>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incarnation: Option<Incarnation>,
 }
 
 impl Serialize for Refusal {
@@ -227,6 +237,7 @@ impl Serialize for Refusal {
             unknown: self.unknown,
             retry_after_ms: self.retry_after_ms,
             leader: self.leader.as_ref(),
+            incarnation: self.incarnation,
         };
         written.serialize(serializer)
     }
@@ -244,21 +255,22 @@ struct Read {
     unknown: bool,
     retry_after_ms: Option<u64>,
     leader: Option<LeaderHint>,
+    incarnation: Option<Incarnation>,
 }
 
 impl<'de> Deserialize<'de> for Refusal {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Read { code, name, message, unknown, retry_after_ms, leader } =
+        let Read { code, name, message, unknown, retry_after_ms, leader, incarnation } =
             Read::deserialize(deserializer)?;
         if code == 0 {
             return Err(D::Error::custom("a refusal cannot say OK"));
         }
         Ok(match Code::from_number(code) {
-            Some(code) => Self { code, message, unknown, retry_after_ms, leader },
+            Some(code) => Self { code, message, unknown, retry_after_ms, leader, incarnation },
             // A code of a later version: what to do about it is told by `unknown` alone.
             None => {
                 let message = format!("{name} ({code}): {message}");
-                Self { code: Code::Internal, message, unknown, retry_after_ms, leader }
+                Self { code: Code::Internal, message, unknown, retry_after_ms, leader, incarnation }
             }
         })
     }

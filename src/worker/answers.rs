@@ -43,7 +43,8 @@ impl Life {
             }
             Err(error) if error.superseded => {
                 log::warn!("the start {of} of this worker is void: {error}");
-                self.begin_anew(now, true);
+                // It held nothing, so that it knows no more of what was held before.
+                self.begin_anew(now, self.gave_up, error.incarnation);
             }
             Err(error) => {
                 log::info!("cannot register this worker yet: {error}");

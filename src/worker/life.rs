@@ -136,8 +136,8 @@ impl Life {
     ) -> Self {
         let now = Moment::now();
         let slots = usize::try_from(purpose.config.slots).unwrap_or(usize::MAX);
-        let mut rng = fastrand::Rng::with_seed(purpose.config.seed);
-        let incarnation = Incarnation(rng.u64(1..));
+        let rng = fastrand::Rng::with_seed(purpose.config.seed);
+        let incarnation = purpose.config.first;
         shown.incarnation.store(incarnation.0, Ordering::Relaxed);
         Self {
             purpose,
@@ -239,14 +239,14 @@ impl Life {
 
     /// Begins a new start of the worker: at once, or later the more of them were void, for each is an
     /// entry in the log. `gave_up`: what the former start held was ended in order, and uses up no
-    /// attempt.
-    pub(super) fn begin_anew(&mut self, now: Moment, gave_up: bool) {
+    /// attempt. `named`: the start that a refusal named, to be above of.
+    pub(super) fn begin_anew(&mut self, now: Moment, gave_up: bool, named: Option<Incarnation>) {
         let pause = match self.void_starts.checked_sub(1) {
             Some(failures) => backoff(failures, RETRY_MAX, &mut self.rng),
             None => Duration::ZERO,
         };
+        self.incarnation = self.incarnation.next(named, self.rng.u64(..));
         self.void_starts = self.void_starts.saturating_add(1);
-        self.incarnation = Incarnation(self.rng.u64(1..));
         self.gave_up = gave_up;
         self.shown.incarnation.store(self.incarnation.0, Ordering::Relaxed);
         self.phase = Phase::registering(now.after(pause), REPORTS_FIRST);
@@ -259,7 +259,7 @@ impl Life {
             Phase::GivingUp { patience_ends } => {
                 let gone = self.holdings.running_count() == 0;
                 if !stopping && (gone || *patience_ends <= now) {
-                    self.begin_anew(now, true);
+                    self.begin_anew(now, true, None);
                 }
             }
             Phase::Registering { .. } if stopping => {}

@@ -170,7 +170,14 @@ mod tests {
 
     fn refusal(code: Code) -> Result<(), Refusal> {
         let message = "no".into();
-        Err(Refusal { code, message, unknown: false, retry_after_ms: None, leader: None })
+        Err(Refusal {
+            code,
+            message,
+            unknown: false,
+            retry_after_ms: None,
+            leader: None,
+            incarnation: None,
+        })
     }
 
     fn fences(batch: Option<Vec<StatusUpdate>>) -> Vec<u64> {

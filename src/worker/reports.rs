@@ -40,6 +40,8 @@ pub struct ReportError {
     /// It said that this start of the worker is void (`FAILED_PRECONDITION`): asking again does not
     /// help. Otherwise nobody answered, or not now.
     pub superseded: bool,
+    /// The highest start that registered, where that was said.
+    pub incarnation: Option<Incarnation>,
     /// What a person should know.
     pub text: String,
 }
@@ -48,6 +50,6 @@ impl ReportError {
     /// Nobody answered in time.
     #[must_use]
     pub fn unanswered() -> Self {
-        Self { superseded: false, text: "no answer in time".into() }
+        Self { superseded: false, incarnation: None, text: "no answer in time".into() }
     }
 }

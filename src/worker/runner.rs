@@ -34,6 +34,8 @@ pub struct BuiltInConfig {
     pub adopts: bool,
     /// How long running commands have at a stop.
     pub grace: Duration,
+    /// The first start.
+    pub first: Incarnation,
     /// Randomness for incarnations and for the spread of retries.
     pub seed: u64,
 }

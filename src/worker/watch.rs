@@ -210,7 +210,7 @@ impl Life {
                     self.lease = None;
                     self.holdings.give_up();
                     self.outbox.clear_releases();
-                    self.begin_anew(now, false);
+                    self.begin_anew(now, false, None);
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Workers for payloads: two good ones of the library, and one that is often late, silent or wrong.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_std::task;
 use fastrand::Rng;
@@ -12,7 +12,7 @@ use raftq::client::worker::Worker;
 use raftq::jobs::command::{Registration, Release, StatusUpdate};
 use raftq::jobs::job::{Assignment, Serves, Verdict};
 use raftq::sim::job_model::{Op, Reported};
-use raftq::types::{Fence, Incarnation, JobId, QueueName, WorkerId};
+use raftq::types::{Fence, Incarnation, JobId, Millis, QueueName, WorkerId};
 use raftq::wire::message::{Code, Reply, Request};
 
 use crate::clients::{Load, QUEUE};
@@ -180,7 +180,7 @@ impl Late {
     }
 
     async fn register(&mut self) {
-        let incarnation = Incarnation(self.dice.u64(1..));
+        let incarnation = Incarnation::first(wall(), self.dice.u64(..));
         let registration = Registration {
             worker: self.worker.clone(),
             incarnation,
@@ -311,4 +311,10 @@ pub async fn all(load: Arc<Load>, seed: u64) -> Vec<String> {
     let ended =
         futures::future::join(futures::future::join_all(good), late.run().map(|()| ())).await;
     ended.0.into_iter().filter_map(Result::err).map(|error| format!("a worker: {error}")).collect()
+}
+
+/// Reads this machine's wall clock, which the nemesis leaves alone.
+fn wall() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -67,15 +67,12 @@ fn hint() -> impl Strategy<Value = LeaderHint> {
 
 fn refusal() -> impl Strategy<Value = Refusal> {
     let code = prop::sample::select(Code::ALL.to_vec());
-    (code, ".{0,100}", any::<bool>(), option::of(number()), option::of(hint())).prop_map(
-        |(code, message, unknown, retry_after_ms, leader)| Refusal {
-            code,
-            message,
-            unknown,
-            retry_after_ms,
-            leader,
-        },
-    )
+    let fields = (code, ".{0,100}", any::<bool>(), option::of(number()), option::of(hint()));
+    (fields, option::of(number())).prop_map(|(fields, incarnation)| {
+        let (code, message, unknown, retry_after_ms, leader) = fields;
+        let incarnation = incarnation.map(Incarnation);
+        Refusal { code, message, unknown, retry_after_ms, leader, incarnation }
+    })
 }
 
 fn results<T: std::fmt::Debug>(

@@ -77,6 +77,9 @@ impl State {
 #[derive(Clone, Default)]
 pub struct Leader(pub Arc<Mutex<State>>);
 
+/// The start that stands, where this one is refused as over.
+pub const STANDING: Incarnation = Incarnation(1 << 40);
+
 impl Leader {
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
@@ -84,7 +87,11 @@ impl Leader {
 }
 
 fn answer<T: Send + 'static>(mood: Mood, yes: T) -> BoxFuture<'static, Result<T, ReportError>> {
-    let no = |superseded| ReportError { superseded, text: "no".into() };
+    let no = |superseded| ReportError {
+        superseded,
+        incarnation: superseded.then_some(STANDING),
+        text: "no".into(),
+    };
     match mood {
         Mood::Answers => ready(Ok(yes)).boxed(),
         Mood::Fails => ready(Err(no(false))).boxed(),
@@ -121,7 +128,14 @@ impl Reports for Leader {
         let judge = |update: &StatusUpdate| match refuse {
             Some((fence, code)) if fence == update.fence => {
                 let message = "refused by the test".into();
-                Err(Refusal { code, message, unknown: false, retry_after_ms: None, leader: None })
+                Err(Refusal {
+                    code,
+                    message,
+                    unknown: false,
+                    retry_after_ms: None,
+                    leader: None,
+                    incarnation: None,
+                })
             }
             Some(_) | None => Ok(()),
         };
@@ -189,6 +203,7 @@ impl World {
             guard_args,
             adopts: false,
             grace,
+            first: Incarnation(1),
             seed: 7,
         };
         let replica = leader.clone();

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::*;
 use crate::client::error::Story;
 use crate::jobs::job::Body;
-use crate::types::Term;
+use crate::types::{Incarnation, Millis, Term};
 
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -15,7 +15,15 @@ fn at(ms: u64) -> Moment {
 
 fn duty(seed: u64) -> Duty {
     let queues = vec![QueueName::new("mail").unwrap()];
-    Duty::new(WorkerId::new("w").unwrap(), queues, 8, Timing::default(), GRACE, seed)
+    Duty::new(
+        WorkerId::new("w").unwrap(),
+        Incarnation(1),
+        queues,
+        8,
+        Timing::default(),
+        GRACE,
+        seed,
+    )
 }
 
 fn assignment(fence: u64) -> Assignment {
@@ -126,7 +134,7 @@ fn worker_without_an_answer_for_three_seconds_gives_up_and_registers_anew() {
         panic!()
     };
     let Some(Request::Heartbeat { incarnation, .. }) = former else { panic!() };
-    assert!(anew.gave_up && anew.incarnation != incarnation);
+    assert!(anew.gave_up && anew.incarnation > incarnation);
 }
 
 #[test]
@@ -188,6 +196,22 @@ fn worker_superseded_again_and_again_registers_ever_more_slowly() {
     assert!(pauses[1] <= 50, "{pauses:?}");
     assert!(pauses[6..].iter().any(|pause| *pause > 300), "{pauses:?}");
     assert!(pauses.iter().all(|pause| *pause <= 1000), "{pauses:?}");
+}
+
+/// The clock was set back between two processes: the second is below the first until it hears of it.
+#[test]
+fn worker_below_a_start_that_registered_draws_above_it_and_claims_nothing() {
+    let mut duty = duty(1);
+    let (ask, _) = find(&duty.step(at(0)), "REGISTER_WORKER").unwrap();
+    let standing = Incarnation::first(Millis(1_800_000_000_000), 5);
+    let no = Refusal::new(Code::FailedPrecondition, "over");
+    duty.heard(ask, Err(refused(Refusal { incarnation: Some(standing), ..no })), at(1));
+    let Some((_, Request::RegisterWorker(anew))) = find(&duty.step(at(100)), "REGISTER_WORKER")
+    else {
+        panic!("it registers again")
+    };
+    assert!(anew.incarnation > standing);
+    assert!(!anew.gave_up, "what the former process held died with it");
 }
 
 #[test]
