@@ -169,15 +169,7 @@ mod tests {
     }
 
     fn refusal(code: Code) -> Result<(), Refusal> {
-        let message = "no".into();
-        Err(Refusal {
-            code,
-            message,
-            unknown: false,
-            retry_after_ms: None,
-            leader: None,
-            incarnation: None,
-        })
+        Err(Refusal::new(code, "no"))
     }
 
     fn fences(batch: Option<Vec<StatusUpdate>>) -> Vec<u64> {

@@ -127,15 +127,7 @@ impl Reports for Leader {
         let refuse = state.refuse;
         let judge = |update: &StatusUpdate| match refuse {
             Some((fence, code)) if fence == update.fence => {
-                let message = "refused by the test".into();
-                Err(Refusal {
-                    code,
-                    message,
-                    unknown: false,
-                    retry_after_ms: None,
-                    leader: None,
-                    incarnation: None,
-                })
+                Err(Refusal::new(code, "refused by the test"))
             }
             Some(_) | None => Ok(()),
         };
