@@ -12,9 +12,9 @@
 mod harness;
 
 use std::fs;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
-use harness::{Cluster, scratch};
+use harness::{Cluster, scratch, until};
 use serde_json::Value;
 
 fn raftq(args: &[&str]) -> Output {
@@ -117,6 +117,34 @@ fn a_leader_is_killed_and_nothing_acknowledged_is_lost() {
     assert!(object["gap_worst_ms"].as_f64().unwrap() > 0.0, "{object}");
     assert!(object["acknowledged"].as_u64().unwrap() > 50, "{object}");
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "the cluster left something behind");
+}
+
+#[test]
+fn nodes_of_a_bench_that_is_killed_end_with_it() {
+    let dir = scratch("bench-killed");
+    let args = ["bench", "failover", "--dir", dir.to_str().unwrap()];
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_raftq"))
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", bench.id());
+    let nodes: Vec<String> = until("three nodes", || {
+        let known = fs::read_to_string(&children).unwrap_or_default();
+        let known: Vec<String> = known.split_whitespace().map(str::to_owned).collect();
+        (known.len() == 3).then_some(known)
+    });
+    bench.kill().unwrap();
+    bench.wait().unwrap();
+    until("the end of its nodes", || {
+        // One that has ended may wait for a parent that looks at it.
+        let runs = |pid: &String| {
+            let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            status.contains("(raftq)") && !status.contains(") Z ")
+        };
+        (!nodes.iter().any(runs)).then_some(())
+    });
 }
 
 #[test]

@@ -5,10 +5,12 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::ops::Range;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 /// A node that sleeps until it is told to end, and a command line that says what is expected.
 /// `STUBBORN` in its flags makes a node that ignores SIGTERM; `DIES` one that ends at once.
@@ -134,16 +136,17 @@ fn lives(pid: &str) -> bool {
     !words.is_empty()
 }
 
-/// Finds three ports in a row that nobody listens on.
+/// Where ports are looked for: below those that the system gives to whoever connects, so that nobody takes one
+/// between the look and the use.
+const PORTS: Range<u16> = 10_000..30_000;
+
+/// Finds three ports in a row that nobody listens on, and that no other test of this process has found.
 fn three_free_ports() -> u16 {
-    for _ in 0..100 {
-        let held = TcpListener::bind("127.0.0.1:0").unwrap();
-        let first = held.local_addr().unwrap().port();
-        let others = [first.checked_add(1), first.checked_add(2)];
-        let free = |port: &Option<u16>| {
-            port.is_some_and(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
-        };
-        if others.iter().all(free) {
+    static NEXT: LazyLock<AtomicU16> =
+        LazyLock::new(|| AtomicU16::new(fastrand::u16(PORTS.start..PORTS.end - 3000)));
+    for _ in 0..500 {
+        let first = NEXT.fetch_add(3, Ordering::Relaxed);
+        if (first..first + 3).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
             return first;
         }
     }

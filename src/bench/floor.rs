@@ -22,6 +22,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::bench::load::{Line, Speech, Verdict};
+use crate::bench::own::end_with_stdin;
 
 /// Bytes of a node's log, zeroed before anything is written.
 const LOG_BYTES: u64 = 128 << 20;
@@ -105,12 +106,7 @@ impl<T> Shared<T> {
 pub fn node(dir: &Path, leads: Option<&[String]>) -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     tell(&listener.local_addr()?.to_string())?;
-    spawn("parent", || {
-        // Whoever started it is gone when this ends, one way or the other.
-        let ended = io::stdin().read_to_end(&mut Vec::new());
-        log::debug!("the one who started this node is gone: {ended:?}");
-        std::process::exit(0);
-    })?;
+    end_with_stdin()?;
     let log = Log::make(dir)?;
     tell("ready")?;
     match leads {

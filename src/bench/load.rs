@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// The pause before a refused request that names none is tried again.
+/// The pause before a refused request that names none is tried again, and after one that failed.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The longest such pause.
@@ -217,7 +217,7 @@ struct Loop {
     end: Duration,
     /// When the request of each place was tried first.
     first: Vec<Duration>,
-    /// Places that wait for a moment: with a refused request, or for the gate.
+    /// Places that wait for a moment: with a refused request, or to begin another.
     later: Vec<(Duration, usize, Wait)>,
     /// Places with a request under way.
     open: usize,
@@ -231,8 +231,8 @@ struct Loop {
 enum Wait {
     /// To say the same again.
     Refused,
-    /// To begin.
-    Gate,
+    /// To begin: the gate was closed, or the last request failed.
+    Turn,
 }
 
 impl Loop {
@@ -272,7 +272,7 @@ impl Loop {
 
     fn begin(&mut self, place: usize, now: Duration) {
         if self.gate.as_ref().is_some_and(|gate| !gate.enter()) {
-            self.later.push((now + GATE_PAUSE, place, Wait::Gate));
+            self.later.push((now + GATE_PAUSE, place, Wait::Turn));
             return;
         }
         if let Some(first) = self.first.get_mut(place) {
@@ -327,6 +327,11 @@ impl Loop {
                 if counts {
                     *self.measured.failed.entry(code).or_default() += 1;
                 }
+                // What fails at once, fails so again: a pause keeps that from being all that is measured.
+                if now < self.end {
+                    self.later.push((now + PAUSE, place, Wait::Turn));
+                    return;
+                }
             }
         }
         if now < self.end {
@@ -346,8 +351,8 @@ impl Loop {
         for (_, place, wait) in due {
             match wait {
                 Wait::Refused => self.line.speech.ask(place, true, &mut self.out),
-                Wait::Gate if now < self.end => self.begin(place, now),
-                Wait::Gate => self.open = self.open.saturating_sub(1),
+                Wait::Turn if now < self.end => self.begin(place, now),
+                Wait::Turn => self.open = self.open.saturating_sub(1),
             }
         }
     }

@@ -1,12 +1,26 @@
 //! A cluster of one's own, to be measured while its leader is killed.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// Nodes that run here: they end, and their data is removed, when this is dropped.
+/// Ends this process, as `kill -9` would, when its stdin ends: with whoever started it, however that ends.
+///
+/// # Errors
+/// The system starts no thread.
+pub fn end_with_stdin() -> io::Result<()> {
+    let wait = || {
+        let ended = io::stdin().read_to_end(&mut Vec::new());
+        log::debug!("the one who started this process is gone: {ended:?}");
+        std::process::exit(0);
+    };
+    std::thread::Builder::new().name("parent".into()).spawn(wait).map(drop)
+}
+
+/// Nodes that run here: they end, and their data is removed, when this is dropped. If this process is killed, they
+/// end, and their data stays.
 #[derive(Debug)]
 pub struct Own {
     dir: PathBuf,
@@ -58,10 +72,11 @@ impl Own {
                 &peers.join(","),
                 "--slots",
                 "0",
+                "--end-with-stdin",
             ])
             .arg("--data")
             .arg(self.dir.join(format!("node{id}")))
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log.map_err(wrong)?)
             .spawn()

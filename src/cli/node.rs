@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::exit::Failure;
+use crate::bench::own::end_with_stdin;
+use crate::cli::exit::{Exit, Failure};
 use crate::cli::values::{self, Peers};
 use crate::jobs::command::Limits;
 use crate::node::config::{Config, Elsewhere};
@@ -61,6 +62,10 @@ pub struct NodeArgs {
     /// How long running commands may go on after SIGTERM before they are given back.
     #[arg(long, value_name = "DUR", default_value = "10s", value_parser = values::duration, allow_hyphen_values = true)]
     pub grace: Duration,
+
+    /// End at once when stdin does: for a program that starts a node and must not leave it behind.
+    #[arg(long, hide = true)]
+    pub end_with_stdin: bool,
 
     /// Log kept on disk behind the newest snapshot, so that a node a little behind needs no snapshot.
     /// By default, --segment and --snapshot-at follow it.
@@ -138,6 +143,7 @@ pub fn config(args: NodeArgs) -> Config {
 /// # Errors
 /// A [`Failure`] of usage when the options make no node.
 pub fn run(args: NodeArgs) -> Result<i32, Failure> {
+    let ends_with_stdin = args.end_with_stdin;
     let config = config(args);
     config.check().map_err(|why| {
         Failure::usage(why).hint("For the options and an example: raftq node --help")
@@ -146,6 +152,12 @@ pub fn run(args: NodeArgs) -> Result<i32, Failure> {
         None => {}
         Some(Elsewhere::Wildcard(text)) => log::info!("{text}"),
         Some(Elsewhere::Other(text)) => log::warn!("{text}"),
+    }
+    if ends_with_stdin && let Err(error) = end_with_stdin() {
+        return Err(Failure::new(
+            Exit::Failure,
+            format!("a node that ends with stdin cannot start: {error}"),
+        ));
     }
     Ok(process::run(config))
 }
