@@ -183,18 +183,17 @@ class Cluster:
         return leader
 
     def wait_whole(self, tend):
-        """Waits for a leader that hears every node."""
+        """Waits for a leader that hears every node; returns its status."""
         def whole():
             tend()
             status = self.status()
             return status and all(node["is_alive"] for node in status["nodes"]) and status
-        until("every node alive", whole)
+        return until("every node alive", whole)
 
     def settle(self, tend=lambda: None):
         """Submits until the digests of all nodes are taken at one index above all that is there now. Calls `tend`
         at every look."""
-        self.wait_whole(tend)
-        floor = int(self.status()["commit_index"])
+        floor = int(self.wait_whole(tend)["commit_index"])
 
         def same():
             tend()

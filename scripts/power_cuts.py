@@ -256,6 +256,8 @@ class Run:
         for node in victims:
             self.disks.make_room(node)
         for node in stopped:
+            # It has room now: another stop would have another reason.
+            del self.filled[node]
             self.start(node)
         self.cluster.wait_leader()
         return f"no room on {', '.join(map(str, victims))}"
@@ -267,7 +269,7 @@ class Run:
             raise Lost(f"node {node} ended with {code} on a full disk, and its log says: {told[-2000:]}")
 
     def revive(self):
-        """Starts again what stopped for want of room; a node that stops for another reason is a broken promise."""
+        """Starts again what stopped late for want of room; a node that stops for another reason is a broken promise."""
         for node in list(self.filled):
             if self.cluster.has_ended(node):
                 self.expect_no_room(node)

@@ -102,6 +102,16 @@ impl Incarnation {
         Self((wall << Self::RANDOM_BITS | Self::random(random)).max(1))
     }
 
+    /// Tells whether this one may register where `standing` is the highest that did. Beyond what a clock gives,
+    /// numbers rise by no more than [`Incarnation::next`] adds: nobody can use them up, and shut the name out or
+    /// be taken for the next one that draws the last.
+    #[must_use]
+    pub fn may_follow(self, standing: Option<Self>) -> bool {
+        let by_clock = Self::first(Self::WALL_MAX, u64::MAX);
+        let by_step = standing.map_or(0, |it| it.0.saturating_add(2 << Self::RANDOM_BITS));
+        self <= Self::MAX && self.0 <= by_clock.0.max(by_step)
+    }
+
     /// Draws the start after this one: higher than it, and than the one that a refusal named, if one did.
     #[must_use]
     pub fn next(self, named: Option<Self>, random: u64) -> Self {
@@ -348,7 +358,11 @@ mod tests {
         assert!(Incarnation::first(Millis(0), 0) > Incarnation(0));
         let wild = Incarnation::first(Millis(u64::MAX), u64::MAX);
         assert!(wild.next(None, u64::MAX) < Incarnation::MAX, "a clock that is wrong leaves room");
-        assert_eq!(Incarnation::MAX.next(None, 1), Incarnation::MAX);
+        assert!(wild.may_follow(None) && !Incarnation(wild.0 + 1).may_follow(None));
+        let next = wild.next(None, u64::MAX);
+        assert!(next.may_follow(Some(wild)) && !next.may_follow(None));
+        assert!(!Incarnation(wild.0 + (2 << 20) + 1).may_follow(Some(wild)));
+        assert!(!Incarnation(u64::MAX).may_follow(Some(Incarnation::MAX)));
     }
 
     #[test]

@@ -430,7 +430,9 @@ impl Duty {
         self.released.clear();
         self.starts.clear();
         // A start that was not registered held nothing, and knows no more of what was held before.
-        self.gave_up |= self.is_registered;
+        // Of what another process held since, it can say nothing.
+        let is_ours = named.is_none_or(|named| named <= self.incarnation);
+        self.gave_up = (self.gave_up || self.is_registered) && is_ours;
         self.is_registered = false;
         self.incarnation = self.incarnation.next(named, self.dice.u64(..));
         self.after = Fence(0);

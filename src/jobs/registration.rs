@@ -32,7 +32,11 @@ impl Machine {
         if !is_valid(new) {
             return RegisterOutcome::Invalid;
         }
-        let Some(former) = self.registry.get(&new.worker).cloned() else {
+        let former = self.registry.get(&new.worker).cloned();
+        if !new.incarnation.may_follow(former.as_ref().map(|it| it.incarnation)) {
+            return RegisterOutcome::Invalid;
+        }
+        let Some(former) = former else {
             if !self.make_room_for_worker() {
                 return RegisterOutcome::Exhausted;
             }
@@ -167,9 +171,7 @@ impl Machine {
 
 /// Tells whether a registration is within bounds.
 pub(in crate::jobs) fn is_valid(new: &Registration) -> bool {
-    (1..=WORKER_SLOTS_MAX).contains(&new.slots)
-        && new.incarnation <= Incarnation::MAX
-        && serves_is_valid(&new.serves)
+    (1..=WORKER_SLOTS_MAX).contains(&new.slots) && serves_is_valid(&new.serves)
 }
 
 /// Tells whether a worker can serve this: at least one queue, each once, not too many.

@@ -174,7 +174,7 @@ impl<W> Replica<W> {
             RegisterOutcome::Invalid => self.refuse(
                 waiter,
                 Refusal::invalid(
-                    "a worker has 1 to 4096 slots, an incarnation below 2^63 and, for payloads, 1 to 64 queues",
+                    "a worker has 1 to 4096 slots, an incarnation of at most 2^62 + 2^20 (or 2^21 above its last) and, for payloads, 1 to 64 queues",
                 ),
             ),
             RegisterOutcome::Superseded => {

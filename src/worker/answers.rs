@@ -43,8 +43,9 @@ impl Life {
             }
             Err(error) if error.superseded => {
                 log::warn!("the start {of} of this worker is void: {error}");
-                // It held nothing, so that it knows no more of what was held before.
-                self.begin_anew(now, self.gave_up, error.incarnation);
+                // It held nothing; of what another process held since, it can say nothing.
+                let is_ours = error.incarnation.is_none_or(|named| named <= self.incarnation);
+                self.begin_anew(now, self.gave_up && is_ours, error.incarnation);
             }
             Err(error) => {
                 log::info!("cannot register this worker yet: {error}");

@@ -114,6 +114,28 @@ fn register_of_a_start_that_died_before_it_was_heard_ends_nothing() {
     assert_eq!(rig.register(commands("w", 2)), RegisterOutcome::Registered);
 }
 
+/// However high the number that somebody sends first, the next process of that name registers as another start.
+#[test]
+fn register_of_the_highest_number_is_followed_by_others() {
+    let mut rig = Rig::new();
+    let highest = Incarnation::first(Millis(u64::MAX), u64::MAX);
+    for above in [Incarnation(highest.0 + 1), Incarnation::MAX, Incarnation(u64::MAX)] {
+        assert_eq!(rig.register(commands("w", above.0)), RegisterOutcome::Invalid);
+    }
+    let mut standing = highest;
+    assert_eq!(rig.register(commands("w", standing.0)), RegisterOutcome::Registered);
+    for lost in [false, true] {
+        if lost {
+            rig.lose("w", standing.0);
+        }
+        let next = Incarnation(7).next(Some(standing), u64::MAX);
+        assert!(next > standing);
+        assert_eq!(rig.register(commands("w", next.0)), RegisterOutcome::Registered);
+        assert_eq!(rig.register(commands("w", Incarnation::MAX.0)), RegisterOutcome::Invalid);
+        standing = next;
+    }
+}
+
 #[test]
 fn register_out_of_bounds_is_invalid() {
     let mut rig = Rig::new();

@@ -214,6 +214,21 @@ fn worker_below_a_start_that_registered_draws_above_it_and_claims_nothing() {
     assert!(!anew.gave_up, "what the former process held died with it");
 }
 
+/// It stood still, was judged lost, and another process took its name meanwhile, and holds jobs.
+#[test]
+fn worker_that_finds_another_process_in_its_place_does_not_speak_for_it() {
+    let (mut duty, _) = working(&[4096]);
+    let (ask, _) = find(&duty.step(at(9000)), "REGISTER_WORKER").unwrap();
+    let standing = Incarnation::first(Millis(1_800_000_000_000), 5);
+    let no = Refusal::new(Code::FailedPrecondition, "over");
+    duty.heard(ask, Err(refused(Refusal { incarnation: Some(standing), ..no })), at(9001));
+    let Some((_, Request::RegisterWorker(anew))) = find(&duty.step(at(9200)), "REGISTER_WORKER")
+    else {
+        panic!("it registers again")
+    };
+    assert!(anew.incarnation > standing && !anew.gave_up);
+}
+
 #[test]
 fn registration_that_cannot_be_right_ends_the_worker() {
     let mut duty = duty(1);
