@@ -198,11 +198,11 @@ class Cluster:
         def same():
             tend()
             status = self.status()
-            # A node that the leader does not hear has no digest.
-            if not status or not all(node["digest"] for node in status["nodes"]):
+            if not status:
                 return None
             nodes = status["nodes"]
-            at = {int(node["digest_index"]) for node in nodes}
+            # No digest: the leader does not hear the node, or the node has not yet taken its first one.
+            at = {int(node["digest_index"]) if node["digest"] else 0 for node in nodes}
             # Digests are taken at the same indexes everywhere: at one index they are equal or a promise is broken.
             if len(at) == 1 and min(at) >= floor:
                 if len({node["digest"] for node in nodes}) != 1:
