@@ -205,7 +205,7 @@ impl World {
     fn register(&mut self, slots: u32) {
         let (worker, incarnation) = worker();
         let serves = Serves::Commands;
-        let registration = Registration { worker, incarnation, slots, serves, gave_up: false };
+        let registration = Registration { worker, incarnation, slots, serves, gave_up: None };
         self.turn(vec![self.ask(0, Request::RegisterWorker(registration))]);
         self.turn(vec![self.heartbeat(0)]);
         self.turns(2);
@@ -402,6 +402,7 @@ fn a_worker_whose_loss_is_being_decided_hears_no_word_of_life() {
     let refused = world.heard(8);
     let [Reply::Refused(refusal)] = refused.as_slice() else { panic!("{refused:?}") };
     assert_eq!(refusal.code, Code::FailedPrecondition);
+    assert_eq!(refusal.incarnation, Some(worker().1), "the one that stands");
 }
 
 #[test]
@@ -409,7 +410,7 @@ fn a_registration_below_one_that_stands_is_refused_and_hears_above_what_to_draw(
     let mut world = World::leader(1);
     world.register(1);
     let (worker, standing) = worker();
-    let (slots, serves, gave_up) = (1, Serves::Commands, false);
+    let (slots, serves, gave_up) = (1, Serves::Commands, None);
     let incarnation = Incarnation(standing.0 - 1);
     let below = Registration { worker: worker.clone(), incarnation, slots, serves, gave_up };
     world.turn(vec![world.ask(7, Request::RegisterWorker(below))]);
@@ -431,7 +432,7 @@ fn a_registration_behind_which_its_loss_is_decided_is_no_word_of_life() {
     world.disk_stalls = true;
     world.turns(201);
     let (worker, incarnation) = worker();
-    let (slots, serves, gave_up) = (1, Serves::Commands, false);
+    let (slots, serves, gave_up) = (1, Serves::Commands, None);
     let again = Registration { worker: worker.clone(), incarnation, slots, serves, gave_up };
     world.turn(vec![world.ask(7, Request::RegisterWorker(again))]);
     world.turns(110);
@@ -485,7 +486,7 @@ fn answers_to_long_waits_are_made_elsewhere_and_share_what_is_long() {
 fn a_leader_that_replays_for_longer_than_the_workers_window_judges_nobody() {
     let (worker, incarnation) = worker();
     let registration =
-        Registration { worker, incarnation, slots: 1, serves: Serves::Commands, gave_up: false };
+        Registration { worker, incarnation, slots: 1, serves: Serves::Commands, gave_up: None };
     let registers = Stamped { now: Millis(1), command: Command::RegisterWorker(registration) };
     let entry = |index| Entry {
         index: Index(index),

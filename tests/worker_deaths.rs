@@ -38,7 +38,7 @@ fn guard_killed_is_the_death_of_the_worker_and_leaves_no_command() {
         again
     });
     assert!(!alive, "it registers anew only when its processes are gone");
-    world.begins_as_new(2, former, false);
+    world.begins_as_new(2, former, None);
     assert_eq!(world.leader.state().released(), [0; 0], "a job that was begun is not given back");
 }
 
@@ -62,7 +62,7 @@ fn guard_killed_by_its_command_costs_an_attempt_each_time_and_comes_back_later_a
     world.begin(9, "echo on it goes");
     assert_eq!(world.reported(1)[0].fence, Fence(9), "no end of the others is known");
     let state = world.leader.state();
-    assert!(state.registrations.iter().all(|registration| !registration.gave_up));
+    assert!(state.registrations.iter().all(|registration| registration.gave_up.is_none()));
     assert_eq!(state.released(), [0; 0]);
     assert!(
         state.heartbeats.iter().any(|beat| beat.1 == incarnation && beat.2),
@@ -129,7 +129,7 @@ fn guard_frozen_with_a_command_to_end_is_ended_in_time_and_replaced() {
     assert!(Moment::now().since(frozen_at) < Duration::from_millis(2900));
     world.until("it registers anew", |state| state.registrations.len() >= 2);
     assert!(!lives(pid) && !lives(guard));
-    world.begins_as_new(3, former, false);
+    world.begins_as_new(3, former, None);
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn guard_frozen_with_nothing_to_end_is_given_time_and_then_replaced() {
     assert!(after > Duration::from_secs(5), "a slow guard is no dead one: {after:?}");
     assert!(after < Duration::from_secs(12), "{after:?}");
     world.until("it registers anew", |state| state.registrations.len() >= 2);
-    world.begins_as_new(2, former, false);
+    world.begins_as_new(2, former, None);
 }
 
 #[test]
@@ -167,7 +167,9 @@ fn guard_frozen_without_a_leader_outlives_the_lease_by_less_than_three_seconds()
     assert!(outlived < Duration::from_secs(3), "{outlived:?}");
     world.leader.state().register = Mood::Answers;
     world.until("it registers anew", |state| state.registrations.len() >= 2);
-    assert!(world.leader.state().registrations[1].gave_up, "it gave up before the guard died");
+    let state = world.leader.state();
+    let former = state.registrations[0].incarnation;
+    assert_eq!(state.registrations[1].gave_up, Some(former), "it gave up before the guard died");
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn worker_started_announces_registers_and_sends_heartbeats() {
         [format!("announce {incarnation}"), format!("register {incarnation}")]
     );
     let [registration] = state.registrations.as_slice() else { panic!("registers once") };
-    assert_eq!((registration.slots, registration.gave_up), (3, false));
+    assert_eq!((registration.slots, registration.gave_up), (3, None));
     assert_eq!(registration.serves, Serves::Commands);
     assert!(state.heartbeats.iter().all(|beat| beat.1 == incarnation && !beat.2));
     let second = state.heartbeats[2].0.since(state.heartbeats[1].0);
@@ -58,7 +58,7 @@ fn registration_unanswered_is_made_again_under_the_same_incarnation() {
     let state = world.leader.state();
     let first = &state.registrations[0];
     assert!(state.registrations.iter().all(|registration| registration == first));
-    assert!(!first.gave_up);
+    assert_eq!(first.gave_up, None);
 }
 
 #[test]
@@ -71,7 +71,10 @@ fn registration_superseded_draws_a_new_incarnation() {
     let state = world.leader.state();
     assert!(state.announced.is_sorted_by(|one, next| one < next), "each start is higher");
     assert!(state.announced[1] > STANDING, "and above the one that was named");
-    assert!(state.registrations.iter().all(|it| !it.gave_up), "none of them held anything");
+    assert!(
+        state.registrations.iter().all(|it| it.gave_up.is_none()),
+        "none of them held anything"
+    );
 }
 
 #[test]
@@ -278,7 +281,7 @@ fn worker_judged_lost_ends_its_commands_and_registers_anew() {
     {
         let state = world.leader.state();
         let anew = &state.registrations[1];
-        assert!(anew.gave_up && anew.incarnation != former);
+        assert!(anew.gave_up == Some(former) && anew.incarnation > former);
         assert_eq!(state.announced[1], anew.incarnation);
     }
     let current = || world.leader.state().announced.last().copied();
@@ -318,7 +321,7 @@ fn worker_without_a_leader_ends_its_commands_within_three_seconds_and_comes_back
         (state.register, state.heartbeat) = (Mood::Answers, Mood::Answers);
     }
     world.until("it registers anew", |state| {
-        state.registrations.last().is_some_and(|registration| registration.gave_up)
+        state.registrations.last().is_some_and(|registration| registration.gave_up.is_some())
             && state.heartbeats.last().map(|beat| beat.1) == state.announced.last().copied()
     });
     world.begin(2, "echo back");
@@ -397,6 +400,44 @@ fn stop_without_a_leader_ends_within_its_bounds_and_leaves_nothing_running() {
     assert_eq!(report, StopReport { ended: 0, released: 0, lost: 0, unreported: 1 });
     assert!(Moment::now().since(start) < Duration::from_secs(6));
     assert!(!lives(pid));
+}
+
+/// It has given up, and nobody has heard yet of the start that follows: what it held waits again at once.
+#[test]
+fn stop_between_two_starts_leaves_as_the_one_that_held_jobs() {
+    let mut world = World::new("between", 1, GRACE);
+    let former = world.worker().incarnation();
+    world.begin(1, "echo $$ > pid; exec sleep 600");
+    world.pid_in("pid");
+    {
+        let mut state = world.leader.state();
+        state.deaf_announces = usize::MAX;
+        state.heartbeat = Mood::Supersedes;
+    }
+    world.until("it has drawn another start", |_| world.worker().incarnation() > former);
+    assert_eq!(world.stop().unreported, 0);
+    let state = world.leader.state();
+    let [release] = state.releases.as_slice() else { panic!("{:?}", state.said) };
+    assert!(release.leaving && release.incarnation == former, "{:?}", state.said);
+    assert_eq!(state.registrations.len(), 1);
+}
+
+/// The leader may have registered it, and given it jobs that nobody would run.
+#[test]
+fn stop_while_it_registers_finds_out_and_leaves() {
+    let state = State { register: Mood::Fails, ..State::default() };
+    let mut world = World::with("midway", 1, GRACE, state);
+    world.until("it asks to be registered", |state| !state.registrations.is_empty());
+    let worker = world.worker.take().unwrap();
+    let stopping = task::spawn(worker.stop());
+    let asked = world.leader.state().registrations.len();
+    world.until("it asks on", |state| state.registrations.len() > asked);
+    assert!(world.leader.state().releases.is_empty());
+    world.leader.state().register = Mood::Answers;
+    assert_eq!(task::block_on(stopping), StopReport::default());
+    let state = world.leader.state();
+    let release = state.releases.last().unwrap();
+    assert!(release.leaving && release.incarnation == state.registrations[0].incarnation);
 }
 
 #[test]

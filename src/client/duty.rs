@@ -145,7 +145,10 @@ pub(crate) struct Duty {
     dice: fastrand::Rng,
     incarnation: Incarnation,
     is_registered: bool,
-    gave_up: bool,
+    /// Whether this start may have been registered, as far as former calls tell.
+    maybe_registered: bool,
+    /// The former start, which ended what it held.
+    gave_up: Option<Incarnation>,
     /// Times in a row that a start was over before a heartbeat of it was answered.
     short_lives: u32,
     /// When the last heartbeat (or registration) that was answered was sent.
@@ -195,7 +198,8 @@ impl Duty {
             dice,
             incarnation: first,
             is_registered: false,
-            gave_up: false,
+            maybe_registered: false,
+            gave_up: None,
             short_lives: 0,
             heard_from: Moment(0),
             heartbeat_due: Moment(0),
@@ -252,7 +256,8 @@ impl Duty {
         let report = self.reporting.wake_at().filter(|_| !self.outbox.is_empty());
         let lane = match self.stop_at {
             Some(stop_at) if !self.running.is_empty() => Some(stop_at),
-            Some(_) if self.reports_wait() || !self.is_registered => None,
+            Some(_) if self.reports_wait() => None,
+            Some(_) if self.registration_is_open() => self.registering.wake_at(),
             Some(_) => self.releasing.wake_at(),
             None if self.is_registered => self.reserving.wake_at(),
             None if self.reports_wait() => {
@@ -335,6 +340,11 @@ impl Duty {
         self.lease_matters() && self.heartbeats < HEARTBEATS_MAX
     }
 
+    /// Whether this start has asked to be registered, and whether it was is not known.
+    fn registration_is_open(&self) -> bool {
+        !self.is_registered && (self.maybe_registered || self.registering.in_flight)
+    }
+
     fn reports_wait(&self) -> bool {
         !self.outbox.is_empty() || !self.reported.is_empty()
     }
@@ -378,6 +388,7 @@ impl Duty {
             }
             Err(error) => {
                 log::debug!("worker {}: {error}", self.worker);
+                self.maybe_registered |= !error.is_definite();
                 self.registering.failed(now, &mut self.dice);
             }
         }
@@ -429,11 +440,11 @@ impl Duty {
         self.abandon_all();
         self.released.clear();
         self.starts.clear();
-        // A start that was not registered held nothing, and knows no more of what was held before.
-        // Of what another process held since, it can say nothing.
-        let is_ours = named.is_none_or(|named| named <= self.incarnation);
-        self.gave_up = (self.gave_up || self.is_registered) && is_ours;
+        // A start that was refused before it was registered held nothing, and what a former one held has
+        // been taken from it.
+        self.gave_up = self.is_registered.then_some(self.incarnation);
         self.is_registered = false;
+        self.maybe_registered = false;
         self.incarnation = self.incarnation.next(named, self.dice.u64(..));
         self.after = Fence(0);
         self.heartbeats = 0;
@@ -549,19 +560,27 @@ impl Duty {
         if now >= stop_at {
             self.abandon_all();
         }
-        let reports_wait = self.reports_wait();
         let leave_end = stop_at.after(LEAVE_TIME);
-        let holds_nothing = !self.is_registered && !self.registering.in_flight && !reports_wait;
-        if now >= leave_end || holds_nothing {
+        if now >= leave_end {
             self.ends = Some(StopReason::Asked);
-        } else if self.is_registered
-            && self.running.is_empty()
-            && !reports_wait
-            && self.releasing.begin(now)
-        {
+            return;
+        }
+        if !self.running.is_empty() || self.reports_wait() {
+            return;
+        }
+        // What the leader may have heard of has to be answered before it can be told of the end, too.
+        if self.registration_is_open() {
+            return self.register(now);
+        }
+        let leaver = if self.is_registered { Some(self.incarnation) } else { self.gave_up };
+        let Some(incarnation) = leaver else {
+            self.ends = Some(StopReason::Asked);
+            return;
+        };
+        if self.releasing.begin(now) {
             let release = Release {
                 worker: self.worker.clone(),
-                incarnation: self.incarnation,
+                incarnation,
                 jobs: self.released.clone(),
                 leaving: true,
             };

@@ -62,9 +62,10 @@ pub struct Registration {
     pub slots: u32,
     /// What it takes.
     pub serves: Serves,
-    /// The former start ended its commands itself (for want of a leader): what it held waits again
-    /// without using up an attempt. `false`: it died, and an attempt is used up.
-    pub gave_up: bool,
+    /// The former start whose jobs this process has ended itself (for want of a leader): if it is the one
+    /// that stands, what it held waits again without using up an attempt. Of any other start nothing is
+    /// known: it died, and an attempt is used up.
+    pub gave_up: Option<Incarnation>,
 }
 
 /// A report about one attempt.

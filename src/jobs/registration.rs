@@ -56,7 +56,10 @@ impl Machine {
         if new.incarnation < former.incarnation {
             return RegisterOutcome::Superseded;
         }
-        let price = if new.gave_up { Price::Nothing } else { Price::Attempt("was restarted") };
+        let price = match new.gave_up == Some(former.incarnation) {
+            true => Price::Nothing,
+            false => Price::Attempt("was restarted"),
+        };
         for job in former.running.values() {
             self.take_back(*job, price, events);
         }

@@ -181,11 +181,16 @@ impl<W> Replica<W> {
                 let text = format!(
                     "this start of {worker} is over, or a higher one has registered: draw a higher one"
                 );
-                let refusal = Refusal::new(Code::FailedPrecondition, text);
-                let incarnation = self.machine.worker(worker).map(|known| known.incarnation);
-                self.refuse(waiter, Refusal { incarnation, ..refusal });
+                self.refuse_start(waiter, worker, text);
             }
         }
+    }
+
+    /// Tells a worker that its start is over, and which one stands.
+    fn refuse_start(&mut self, waiter: W, worker: &WorkerId, text: String) {
+        let incarnation = self.machine.worker(worker).map(|known| known.incarnation);
+        let refusal = Refusal::new(Code::FailedPrecondition, text);
+        self.refuse(waiter, Refusal { incarnation, ..refusal });
     }
 
     /// Acknowledges a heartbeat: this node led when it arrived.
@@ -205,7 +210,7 @@ impl<W> Replica<W> {
         });
         if !current {
             let text = format!("{worker} was judged lost or has registered anew: register again");
-            return self.refuse(waiter, Refusal::new(Code::FailedPrecondition, text));
+            return self.refuse_start(waiter, worker, text);
         }
         if self.liveness.is_judged(worker, incarnation) {
             // What is on its way cannot be taken back, and a word of life would contradict it.

@@ -98,12 +98,13 @@ impl World {
     }
 
     fn register(&mut self) {
+        let former = self.incarnation();
         let registration = Registration {
             worker: worker(),
-            incarnation: self.incarnation().next(None, self.rng.u64(..)),
+            incarnation: former.next(None, self.rng.u64(..)),
             slots: 4096,
             serves: Serves::Commands,
-            gave_up: self.rng.bool(),
+            gave_up: self.rng.bool().then_some(former),
         };
         self.command(Command::RegisterWorker(registration));
     }

@@ -252,7 +252,7 @@ mod tests {
                 incarnation: Incarnation(1),
                 slots: 2,
                 serves: Serves::Commands,
-                gave_up: false,
+                gave_up: None,
             }),
         );
         for number in 1..=3 {

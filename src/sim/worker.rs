@@ -28,6 +28,12 @@ const LATE_MAX: usize = 8;
 /// How long a worker that is asked to leave lets its handlers go on.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// Of so many starts of a process one finds the clock set back, ...
+const CLOCK_SET_BACK_ONE_IN: u32 = 4;
+
+/// ... by less than this, ms: its first number is below those of its former starts.
+const CLOCK_SET_BACK_MS_MAX: u64 = 600_000;
+
 /// What a call was made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
@@ -199,7 +205,12 @@ impl Worker {
         if let Some(home) = &mut self.home {
             home.forget();
         }
-        self.duty = duty(&self.name, &self.serves, self.slots, now, &mut self.rng);
+        let set_back = match self.rng.u32(0..CLOCK_SET_BACK_ONE_IN) {
+            0 => self.rng.u64(0..CLOCK_SET_BACK_MS_MAX),
+            _ => 0,
+        };
+        let wall = now.saturating_sub(set_back);
+        self.duty = duty(&self.name, &self.serves, self.slots, wall, &mut self.rng);
     }
 
     /// Stands still, and does not know it.
@@ -579,11 +590,11 @@ fn reports(request: &Request) -> &[StatusUpdate] {
     }
 }
 
-fn duty(name: &WorkerId, serves: &Serves, slots: u32, now: u64, rng: &mut Rng) -> Duty {
+fn duty(name: &WorkerId, serves: &Serves, slots: u32, wall: u64, rng: &mut Rng) -> Duty {
     let queues = match serves {
         Serves::Commands => Vec::new(),
         Serves::Payloads(queues) => queues.clone(),
     };
-    let first = Incarnation::first(Millis(now), rng.u64(..));
+    let first = Incarnation::first(Millis(wall), rng.u64(..));
     Duty::new(name.clone(), first, queues, slots, Timing::default(), GRACE, rng.u64(..))
 }

@@ -122,7 +122,7 @@ impl Request {
             Self::Ping | Self::ListWorkers => Bytes::new(),
             Self::SubmitJob(job) => named::encode(job),
             Self::SubmitBatch(jobs) => named::encode(&JobsOut { jobs }),
-            Self::RegisterWorker(registration) => named::encode(registration),
+            Self::RegisterWorker(registration) => named::encode(&RegisterBody::from(registration)),
             Self::Heartbeat { worker, incarnation, draining } => named::encode(&HeartbeatBody {
                 worker: worker.clone(),
                 incarnation: *incarnation,
@@ -254,6 +254,9 @@ fn register(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
     if !(1..=WORKER_SLOTS_MAX).contains(&slots) {
         return invalid(format!("{slots} slots; 1 to {WORKER_SLOTS_MAX}"));
     }
+    if incarnation > Incarnation::MAX {
+        return invalid(format!("incarnation {incarnation}; at most {}", Incarnation::MAX));
+    }
     if let Serves::Payloads(queues) = &serves {
         check_count(name, "queues", queues.len(), WORKER_QUEUES_MAX)?;
         if queues.is_empty() {
@@ -311,14 +314,21 @@ struct HeartbeatBody {
     draining: bool,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct RegisterBody {
     worker: WorkerId,
     incarnation: Incarnation,
     slots: u32,
     serves: Serves,
-    #[serde(default)]
-    gave_up: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gave_up: Option<Incarnation>,
+}
+
+impl From<&Registration> for RegisterBody {
+    fn from(registration: &Registration) -> Self {
+        let Registration { worker, incarnation, slots, serves, gave_up } = registration.clone();
+        Self { worker, incarnation, slots, serves, gave_up }
+    }
 }
 
 #[derive(Serialize, Deserialize)]

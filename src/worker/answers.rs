@@ -43,9 +43,8 @@ impl Life {
             }
             Err(error) if error.superseded => {
                 log::warn!("the start {of} of this worker is void: {error}");
-                // It held nothing; of what another process held since, it can say nothing.
-                let is_ours = error.incarnation.is_none_or(|named| named <= self.incarnation);
-                self.begin_anew(now, self.gave_up && is_ours, error.incarnation);
+                // It held nothing, and what a former one held has been taken from it.
+                self.begin_anew(now, None, error.incarnation);
             }
             Err(error) => {
                 log::info!("cannot register this worker yet: {error}");
@@ -74,7 +73,7 @@ impl Life {
                 self.lease = self.lease.max(Some(until));
                 self.order(Order::Lease { until });
             }
-            Err(error) if error.superseded => self.give_up(now, &error.text),
+            Err(error) if error.superseded => self.give_up(now, &error.text, error.incarnation),
             Err(error) => {
                 log::info!("no answer to a heartbeat: {error}");
                 heartbeat.failed(now, HEARTBEAT_RETRY_MAX, &mut self.rng);

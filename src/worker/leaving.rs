@@ -111,9 +111,17 @@ impl Life {
         }
         let stage = Stage::Grace { ends: now.after(self.purpose.config.grace) };
         self.stopping = Some(Stopping { answer_to, report: StopReport::default(), stage });
-        // The leader should hear soon that it is no use to assign more.
-        if let Phase::Live { heartbeat } = &mut self.phase {
-            heartbeat.hurry(now);
+        match &mut self.phase {
+            // The leader should hear soon that it is no use to assign more.
+            Phase::Live { heartbeat } => heartbeat.hurry(now),
+            // The start that nobody has heard of is not begun: the one that was given up leaves.
+            Phase::Registering { asked: false, .. } => {
+                if let Some(former) = self.gave_up {
+                    self.incarnation = former;
+                    self.phase = Phase::GivingUp { patience_ends: now, named: None };
+                }
+            }
+            Phase::Registering { .. } | Phase::GivingUp { .. } => {}
         }
     }
 
@@ -142,6 +150,12 @@ impl Life {
         // gone without a word, and the cluster takes it for lost.
         let died = self.stopping.as_ref().is_some_and(|stopping| stopping.report.lost > 0);
         let told = died && self.outbox.reports_count() == 0 && self.outbox.releases_count() == 0;
+        let (unheard, unanswered) = match &self.phase {
+            Phase::Registering { asked, .. } => {
+                (!asked && self.outbox.reports_count() == 0, *asked)
+            }
+            Phase::Live { .. } | Phase::GivingUp { .. } => (false, false),
+        };
         match stage {
             Stage::Grace { .. } | Stage::Ending { .. } if idle => Some(telling),
             Stage::Grace { ends } if ends <= now => {
@@ -157,7 +171,9 @@ impl Life {
                 Some(Stage::Ending { patience_ends: now.after(STOP_GUARD), killed: true })
             }
             Stage::Ending { patience_ends, .. } if patience_ends <= now => Some(telling),
-            Stage::Telling { patience_ends, left } if left || told || patience_ends <= now => {
+            Stage::Telling { patience_ends, left }
+                if left || told || unheard || patience_ends <= now =>
+            {
                 let unreported = self.outbox.reports_count() + self.outbox.releases_count();
                 if let Some(stopping) = &mut self.stopping {
                     stopping.report.unreported = unreported;
@@ -166,7 +182,8 @@ impl Life {
                 Some(Stage::Closing { patience_ends: now.after(STOP_GUARD), killed: false })
             }
             Stage::Telling { .. } => {
-                if self.outbox.reports_count() == 0 && self.releasing.begin(now) {
+                let ready = self.outbox.reports_count() == 0 && !unanswered;
+                if ready && self.releasing.begin(now) {
                     self.send_release(!died);
                 }
                 None

@@ -92,13 +92,19 @@ pub(super) enum Phase {
         announcing: Call,
         announced: bool,
         call: Call,
+        /// Whether the leader may have heard of it.
+        asked: bool,
         /// Until when ends of attempts of the former start go first.
         reports_first: Moment,
     },
     /// It is, and heartbeats keep it there.
     Live { heartbeat: Call },
     /// This start has lost its right; its commands are being ended.
-    GivingUp { patience_ends: Moment },
+    GivingUp {
+        patience_ends: Moment,
+        /// The start that was named as the one that stands.
+        named: Option<Incarnation>,
+    },
 }
 
 /// The worker.
@@ -108,9 +114,8 @@ pub(super) struct Life {
     pub(super) shown: Arc<Shown>,
     pub(super) rng: fastrand::Rng,
     pub(super) incarnation: Incarnation,
-    /// Whether a former start, if there was one in this process, ended what it held itself; if not,
-    /// its jobs died with their guard.
-    pub(super) gave_up: bool,
+    /// The former start, if this process ended what it held; not if that died with its guard.
+    pub(super) gave_up: Option<Incarnation>,
     pub(super) phase: Phase,
     /// Until when commands may run; the guard has the same.
     pub(super) lease: Option<Moment>,
@@ -145,7 +150,7 @@ impl Life {
             shown,
             rng,
             incarnation,
-            gave_up: false,
+            gave_up: None,
             phase: Phase::registering(now, Duration::ZERO),
             lease: None,
             holdings: Holdings::new(slots),
@@ -189,7 +194,7 @@ impl Life {
     /// Does whatever is due.
     fn advance(&mut self, now: Moment) {
         if self.lease.is_some_and(|until| until <= now) {
-            self.give_up(now, "no leader has answered for 3 s");
+            self.give_up(now, "no leader has answered for 3 s", None);
         }
         self.look_after_guard(now);
         self.step_phase(now);
@@ -205,7 +210,7 @@ impl Life {
             Phase::Registering { announcing, announced: false, .. } => announcing.wake_at(),
             Phase::Registering { call, .. } => call.wake_at(),
             Phase::Live { heartbeat } => heartbeat.wake_at(),
-            Phase::GivingUp { patience_ends } => Some(*patience_ends),
+            Phase::GivingUp { patience_ends, .. } => Some(*patience_ends),
         };
         let guard = self.guard_wake_at();
         let reports = self.updating.wake_at().filter(|_| self.outbox.reports_count() > 0);
@@ -216,8 +221,8 @@ impl Life {
         due.unwrap_or(now).max(now).min(now.after(IDLE))
     }
 
-    /// Ends everything for want of the right to it, at once.
-    pub(super) fn give_up(&mut self, now: Moment, why: &str) {
+    /// Ends everything for want of the right to it, at once. `named`: the start that was said to stand.
+    pub(super) fn give_up(&mut self, now: Moment, why: &str, named: Option<Incarnation>) {
         log::warn!(
             "worker {} gives up {} commands: {why}",
             self.purpose.config.worker,
@@ -234,13 +239,18 @@ impl Life {
         }
         self.lease = None;
         self.order(Order::KillAll);
-        self.phase = Phase::GivingUp { patience_ends: now.after(GONE_PATIENCE) };
+        self.phase = Phase::GivingUp { patience_ends: now.after(GONE_PATIENCE), named };
     }
 
     /// Begins a new start of the worker: at once, or later the more of them were void, for each is an
-    /// entry in the log. `gave_up`: what the former start held was ended in order, and uses up no
-    /// attempt. `named`: the start that a refusal named, to be above of.
-    pub(super) fn begin_anew(&mut self, now: Moment, gave_up: bool, named: Option<Incarnation>) {
+    /// entry in the log. `gave_up`: the former start, if what it held was ended in order, and is to use up
+    /// no attempt. `named`: the start that a refusal named, to be above of.
+    pub(super) fn begin_anew(
+        &mut self,
+        now: Moment,
+        gave_up: Option<Incarnation>,
+        named: Option<Incarnation>,
+    ) {
         let pause = match self.void_starts.checked_sub(1) {
             Some(failures) => backoff(failures, RETRY_MAX, &mut self.rng),
             None => Duration::ZERO,
@@ -256,20 +266,23 @@ impl Life {
     fn step_phase(&mut self, now: Moment) {
         let stopping = self.stopping.is_some();
         match &mut self.phase {
-            Phase::GivingUp { patience_ends } => {
+            Phase::GivingUp { patience_ends, named } => {
                 let gone = self.holdings.running_count() == 0;
                 if !stopping && (gone || *patience_ends <= now) {
-                    self.begin_anew(now, true, None);
+                    let named = *named;
+                    self.begin_anew(now, Some(self.incarnation), named);
                 }
             }
-            Phase::Registering { .. } if stopping => {}
-            Phase::Registering { announcing, announced, call, reports_first } => {
+            // What the leader may have heard of has to be answered, so that it can be told of the end, too.
+            Phase::Registering { asked: false, .. } if stopping => {}
+            Phase::Registering { announcing, announced, call, asked, reports_first } => {
                 if !*announced && announcing.begin(now) {
                     *announced = (self.purpose.announce)(self.incarnation);
                     announcing.succeeded(now.after(ANNOUNCE_RETRY));
                 }
                 let told = self.outbox.reports_count() == 0 || *reports_first <= now;
                 if *announced && told && call.begin(now) {
+                    *asked = true;
                     self.register();
                 }
             }
@@ -461,6 +474,6 @@ impl Phase {
     fn registering(due: Moment, reports_first: Duration) -> Self {
         let reports_first = due.after(reports_first);
         let call = Call::due_at(due);
-        Self::Registering { announcing: call, announced: false, call, reports_first }
+        Self::Registering { announcing: call, announced: false, call, asked: false, reports_first }
     }
 }

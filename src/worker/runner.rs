@@ -76,7 +76,7 @@ pub struct BuiltIn {
 
 /// Starts the guard and the worker's task.
 ///
-/// The first start of a worker in a process registers with `gave_up: false`: what an earlier process
+/// The first start of a worker in a process registers with no `gave_up`: what an earlier process
 /// held died with it.
 ///
 /// # Errors

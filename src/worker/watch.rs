@@ -166,7 +166,9 @@ impl Life {
                     Fate::Forget => {}
                     Fate::GiveBack => self.outbox.give_back([(job, fence)]),
                     // The guard has seen the end of the lease before this task did.
-                    Fate::Report if taken => self.give_up(now, "the guard's lease has run out"),
+                    Fate::Report if taken => {
+                        self.give_up(now, "the guard's lease has run out", None);
+                    }
                     Fate::Report => {
                         self.outbox.report(StatusUpdate { job, fence, verdict });
                         if let Some(stopping) = &mut self.stopping {
@@ -210,7 +212,7 @@ impl Life {
                     self.lease = None;
                     self.holdings.give_up();
                     self.outbox.clear_releases();
-                    self.begin_anew(now, false, None);
+                    self.begin_anew(now, None, None);
                 }
             }
         }

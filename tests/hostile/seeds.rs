@@ -224,7 +224,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         incarnation: start,
         slots: 4,
         serves,
-        gave_up: false,
+        gave_up: None,
     };
     let pair =
         |number, name: &str| Pair { job: id(number), worker: worker(name), incarnation: start };

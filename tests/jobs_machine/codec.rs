@@ -24,7 +24,10 @@ fn samples() -> Vec<Stamped> {
         Command::SubmitJob(vec![]),
         Command::AssignJob(vec![pair(1, "node-1", u64::MAX), pair(2, "w", 0)]),
         Command::RegisterWorker(registration("w", 7, 4, Serves::Commands)),
-        Command::RegisterWorker(Registration { gave_up: true, ..registration("w", 7, 4, serves) }),
+        Command::RegisterWorker(Registration {
+            gave_up: Some(Incarnation(6)),
+            ..registration("w", 7, 4, serves)
+        }),
         Command::UpdateJobStatus(update(1, Fence(4097), false)),
         Command::BatchUpdateJobStatus(vec![update(1, Fence(1), true), update(2, Fence(2), false)]),
         Command::CancelJob(vec![id(1), id(2)]),

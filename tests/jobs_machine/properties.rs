@@ -23,7 +23,7 @@ pub(crate) enum Op {
     Submit(Vec<(u64, u8)>),
     Assign(Vec<(u64, usize)>),
     Schedule { max: usize },
-    Register { worker: usize, start: u64, slots: u32, serves: u8, gave_up: bool },
+    Register { worker: usize, start: u64, slots: u32, serves: u8, gave_up: Option<u64> },
     Report(Vec<(u64, u64, bool)>),
     Cancel(Vec<u64>),
     Release { worker: usize, jobs: Vec<u64>, leaving: bool },
@@ -54,7 +54,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => prop::collection::vec((job(), 0u8..12), 0..6).prop_map(Op::Submit),
         2 => prop::collection::vec((job(), who()), 0..5).prop_map(Op::Assign),
         4 => (0usize..6).prop_map(|max| Op::Schedule { max }),
-        3 => (who(), 0u64..5, 0u32..4, 0u8..8, any::<bool>()).prop_map(
+        3 => (who(), 0u64..5, 0u32..4, 0u8..8, prop::option::of(0u64..5)).prop_map(
             |(worker, start, slots, serves, gave_up)| Op::Register { worker, start, slots, serves, gave_up }
         ),
         4 => prop::collection::vec((job(), 0u64..4, any::<bool>()), 0..5).prop_map(Op::Report),
@@ -122,7 +122,7 @@ fn command(machine: &Machine, op: &Op) -> Option<Command> {
                     6 => Serves::Payloads(vec![queue("p"), queue("p")]),
                     _ => Serves::Payloads(vec![]),
                 },
-                gave_up: *gave_up,
+                gave_up: gave_up.map(Incarnation),
             })
         }
         Op::Report(reports) => Command::BatchUpdateJobStatus(

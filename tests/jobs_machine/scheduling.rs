@@ -291,7 +291,7 @@ proptest! {
 fn oracle_is_tried_on_states_with_choices() {
     let mut machine = Machine::new();
     let ops = [
-        Op::Register { worker: 0, start: 1, slots: 2, serves: 0, gave_up: false },
+        Op::Register { worker: 0, start: 1, slots: 2, serves: 0, gave_up: None },
         Op::Submit(vec![(1, 0), (2, 1)]),
     ];
     run(&mut machine, &ops, &mut |_, _, _| {});

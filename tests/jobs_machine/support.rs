@@ -43,7 +43,7 @@ pub(crate) fn pair(number: u64, name: &str, start: u64) -> Pair {
 
 pub(crate) fn registration(name: &str, start: u64, slots: u32, serves: Serves) -> Registration {
     let incarnation = Incarnation(start);
-    Registration { worker: worker(name), incarnation, slots, serves, gave_up: false }
+    Registration { worker: worker(name), incarnation, slots, serves, gave_up: None }
 }
 
 pub(crate) fn verdict(completed: bool) -> Verdict {

@@ -62,9 +62,23 @@ fn register_new_start_that_gave_up_burns_no_attempt() {
     rig.submit_commands([1]);
     rig.register(commands("w", 1));
     rig.assign_one(1, "w", 1);
-    rig.register(Registration { gave_up: true, ..commands("w", 2) });
+    rig.register(Registration { gave_up: Some(Incarnation(1)), ..commands("w", 2) });
     let job = rig.machine.job(id(1)).unwrap();
     assert_eq!((job.status, job.attempt), (Status::Pending, 1));
+}
+
+/// A process stood still, and another one took its name and died with its job; the first one wakes up, and can
+/// only speak of what it held itself.
+#[test]
+fn register_new_start_that_gave_up_another_than_the_last_burns_an_attempt() {
+    let mut rig = Rig::new();
+    rig.submit_commands([1]);
+    rig.register(commands("w", 1));
+    rig.register(commands("w", 2));
+    rig.assign_one(1, "w", 2);
+    rig.register(Registration { gave_up: Some(Incarnation(1)), ..commands("w", 3) });
+    let job = rig.machine.job(id(1)).unwrap();
+    assert_eq!((job.status, job.attempt), (Status::Pending, 2));
 }
 
 #[test]

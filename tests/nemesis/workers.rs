@@ -186,7 +186,7 @@ impl Late {
             incarnation,
             slots: 3,
             serves: Serves::Payloads(vec![self.queue.clone()]),
-            gave_up: false,
+            gave_up: None,
         };
         if self.call(Request::RegisterWorker(registration)).await.is_ok() {
             self.incarnation = incarnation;

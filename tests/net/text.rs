@@ -23,7 +23,7 @@ fn machine() -> Machine {
         incarnation: Incarnation(1),
         slots: 4,
         serves: Serves::Commands,
-        gave_up: false,
+        gave_up: None,
     };
     let commands =
         [Command::RegisterWorker(registration), Command::SubmitJob((0..30).map(job).collect())];

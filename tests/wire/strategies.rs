@@ -151,14 +151,14 @@ fn requests() -> impl Strategy<Value = Request> {
         (number(), 0..=LIST_LOG_MAX)
             .prop_map(|(from, limit)| Request::ListLog { from: Index(from), limit }),
         option::of(number()).prop_map(|to| Request::TransferLeadership { to: to.map(NodeId) }),
-        (start(), 1..=4096_u32, serves(), any::<bool>()).prop_map(
+        (start(), 1..=4096_u32, serves(), option::of(number())).prop_map(
             |((worker, incarnation), slots, serves, gave_up)| {
                 Request::RegisterWorker(Registration {
                     worker,
                     incarnation,
                     slots,
                     serves,
-                    gave_up,
+                    gave_up: gave_up.map(Incarnation),
                 })
             }
         ),

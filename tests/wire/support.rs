@@ -204,6 +204,10 @@ fn handshake() -> Vec<(&'static str, u32, Any)> {
 
 fn clients() -> Vec<(&'static str, u32, Any)> {
     let refused = |refusal| Any::Reply(Reply::Refused(refusal));
+    let over = Refusal {
+        incarnation: Some(Incarnation(9_007_199_255_740_993)),
+        ..Refusal::failed_precondition("this start is over")
+    };
     let new = |id, queue, body| NewJob { id, queue, body };
     let filter = Filter { status: Some(Status::Running), limit: 2, ..Filter::default() };
     vec![
@@ -212,6 +216,7 @@ fn clients() -> Vec<(&'static str, u32, Any)> {
         ("REFUSED: NOT_LEADER", 1, refused(Refusal::not_leader(hint()))),
         ("REFUSED: RESOURCE_EXHAUSTED", 1, refused(Refusal::exhausted("the queue is full", 20))),
         ("REFUSED: DEADLINE_EXCEEDED", 1, refused(Refusal::deadline_exceeded())),
+        ("REFUSED: FAILED_PRECONDITION", 20, refused(over)),
         (
             "SUBMIT_JOB of a command",
             1,
@@ -353,7 +358,7 @@ fn workers() -> Vec<(&'static str, u32, Any)> {
                 incarnation,
                 slots: 8,
                 serves: Serves::Payloads(vec![mail()]),
-                gave_up: false,
+                gave_up: Some(Incarnation(incarnation.0 - 2_000_000)),
             })),
         ),
         ("REGISTERED", 20, Any::Reply(Reply::Registered)),

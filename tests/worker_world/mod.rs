@@ -251,7 +251,7 @@ impl World {
     }
 
     /// Runs a job under the start that has followed `former`, and checks how that registered.
-    pub fn begins_as_new(&self, fence: u64, former: Incarnation, gave_up: bool) {
+    pub fn begins_as_new(&self, fence: u64, former: Incarnation, gave_up: Option<Incarnation>) {
         let incarnation = self.worker().incarnation();
         self.until("a heartbeat of the new start", |state| {
             state.heartbeats.last().is_some_and(|beat| beat.1 == incarnation)

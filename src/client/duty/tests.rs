@@ -105,7 +105,7 @@ fn worker_registers_then_looks_for_jobs_and_beats_each_second() {
     let (ask, request) = find(&orders, "REGISTER_WORKER").unwrap();
     assert!(matches!(
         request,
-        Request::RegisterWorker(Registration { gave_up: false, slots: 8, .. })
+        Request::RegisterWorker(Registration { gave_up: None, slots: 8, .. })
     ));
     assert_eq!(names(&duty.step(at(500))), Vec::<&str>::new(), "one registration at a time");
     duty.heard(ask, Ok(Reply::Registered), at(600));
@@ -134,7 +134,7 @@ fn worker_without_an_answer_for_three_seconds_gives_up_and_registers_anew() {
         panic!()
     };
     let Some(Request::Heartbeat { incarnation, .. }) = former else { panic!() };
-    assert!(anew.gave_up && anew.incarnation > incarnation);
+    assert!(anew.gave_up == Some(incarnation) && anew.incarnation > incarnation);
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn worker_below_a_start_that_registered_draws_above_it_and_claims_nothing() {
         panic!("it registers again")
     };
     assert!(anew.incarnation > standing);
-    assert!(!anew.gave_up, "what the former process held died with it");
+    assert_eq!(anew.gave_up, None, "what the former process held died with it");
 }
 
 /// It stood still, was judged lost, and another process took its name meanwhile, and holds jobs.
@@ -226,7 +226,57 @@ fn worker_that_finds_another_process_in_its_place_does_not_speak_for_it() {
     else {
         panic!("it registers again")
     };
-    assert!(anew.incarnation > standing && !anew.gave_up);
+    assert!(anew.incarnation > standing && anew.gave_up.is_none());
+}
+
+/// The heartbeat that is refused says already which start stands: no registration is lost to find out.
+#[test]
+fn worker_told_by_a_heartbeat_which_start_stands_draws_above_it() {
+    let (mut duty, _) = working(&[4096]);
+    let (beat, _) = find(&duty.step(at(1000)), "HEARTBEAT").unwrap();
+    let standing = Incarnation::first(Millis(1_800_000_000_000), 5);
+    let no = Refusal::new(Code::FailedPrecondition, "over");
+    duty.heard(beat, Err(refused(Refusal { incarnation: Some(standing), ..no })), at(1001));
+    let Some((_, Request::RegisterWorker(anew))) = find(&duty.step(at(1100)), "REGISTER_WORKER")
+    else {
+        panic!("it registers anew")
+    };
+    assert!(anew.incarnation > standing);
+    assert_eq!(anew.gave_up, Some(Incarnation(1)), "no more than its own");
+}
+
+/// It gave up, and is asked to stop before it has registered anew: what it held must not wait until the
+/// cluster takes it for lost, and must not use up an attempt.
+#[test]
+fn worker_that_stops_after_it_gave_up_leaves_as_the_start_that_held_jobs() {
+    let (mut duty, _) = working(&[4096]);
+    let (beat, _) = find(&duty.step(at(1000)), "HEARTBEAT").unwrap();
+    duty.heard(beat, Err(over()), at(1001));
+    duty.stop(at(1001));
+    let orders = duty.step(at(1001));
+    assert_eq!(names(&orders), ["abandon", "RELEASE_JOBS"]);
+    let Some((ask, Request::ReleaseJobs(release))) = find(&orders, "RELEASE_JOBS") else {
+        panic!("it says goodbye")
+    };
+    assert!(release.leaving && release.incarnation == Incarnation(1));
+    duty.heard(ask, Ok(Reply::Released { count: 0 }), at(1002));
+    assert!(duty.ended_with().is_some());
+}
+
+/// It may be registered, and be given jobs that nobody would run: it finds out, and leaves.
+#[test]
+fn worker_that_stops_while_it_may_be_registered_finds_out_and_leaves() {
+    let mut duty = duty(1);
+    let (ask, first) = find(&duty.step(at(0)), "REGISTER_WORKER").unwrap();
+    duty.stop(at(10));
+    duty.heard(ask, Err(Error::Unknown(Box::<Story>::default())), at(20));
+    assert_eq!(names(&duty.step(at(20))), Vec::<&str>::new());
+    let due = duty.wake_at();
+    let (ask, again) = find(&duty.step(due), "REGISTER_WORKER").unwrap();
+    assert_eq!(first, again);
+    duty.heard(ask, Ok(Reply::Registered), due);
+    let orders = duty.step(due);
+    assert!(names(&orders).contains(&"RELEASE_JOBS"), "{:?}", names(&orders));
 }
 
 #[test]
