@@ -422,10 +422,41 @@ fn stop_between_two_starts_leaves_as_the_one_that_held_jobs() {
     assert_eq!(state.registrations.len(), 1);
 }
 
+/// The same, when it has asked in vain to be registered anew, and knows that nobody heard it.
+#[test]
+fn stop_after_registrations_that_nobody_heard_leaves_as_the_one_that_held_jobs() {
+    let mut world = World::new("unheard", 1, GRACE);
+    let former = world.worker().incarnation();
+    world.begin(1, "echo $$ > pid; exec sleep 600");
+    world.pid_in("pid");
+    {
+        let mut state = world.leader.state();
+        state.heartbeat = Mood::Supersedes;
+        state.register = Mood::Fails;
+    }
+    world.until("it asks to be registered", |state| state.registrations.len() > 1);
+    assert_eq!(world.stop().unreported, 0);
+    let state = world.leader.state();
+    let release = state.releases.last().unwrap();
+    assert!(release.leaving && release.incarnation == former, "{:?}", state.said);
+}
+
+/// Nobody answers any more: it says that it leaves before it goes, should anybody hear.
+#[test]
+fn stop_while_nobody_answers_its_registration_leaves_unasked() {
+    let state = State { register: Mood::Silent, ..State::default() };
+    let mut world = World::with("hung", 1, GRACE, state);
+    world.until("it asks to be registered", |state| !state.registrations.is_empty());
+    world.stop();
+    let state = world.leader.state();
+    let release = state.releases.last().unwrap();
+    assert!(release.leaving && release.incarnation == state.registrations[0].incarnation);
+}
+
 /// The leader may have registered it, and given it jobs that nobody would run.
 #[test]
 fn stop_while_it_registers_finds_out_and_leaves() {
-    let state = State { register: Mood::Fails, ..State::default() };
+    let state = State { register: Mood::Loses, ..State::default() };
     let mut world = World::with("midway", 1, GRACE, state);
     world.until("it asks to be registered", |state| !state.registrations.is_empty());
     let worker = world.worker.take().unwrap();

@@ -36,7 +36,7 @@ impl ClientReports {
             return Ok(());
         }
         let text = "this node follows no leader, or has not caught up with it".into();
-        Err(ReportError { superseded: false, incarnation: None, text })
+        Err(ReportError { superseded: false, unknown: false, incarnation: None, text })
     }
 
     async fn call(&self, request: Request, timeout: Duration) -> Result<Reply, ReportError> {
@@ -45,9 +45,12 @@ impl ClientReports {
             Ok(Reply::Refused(refusal)) => Err(refused(&refusal)),
             Ok(reply) => Ok(reply),
             Err(Error::Refused { refusal, .. }) => Err(refused(&refusal)),
-            Err(error) => {
-                Err(ReportError { superseded: false, incarnation: None, text: error.to_string() })
-            }
+            Err(error) => Err(ReportError {
+                superseded: false,
+                unknown: !error.is_definite(),
+                incarnation: None,
+                text: error.to_string(),
+            }),
         }
     }
 }
@@ -55,6 +58,7 @@ impl ClientReports {
 fn refused(refusal: &Refusal) -> ReportError {
     ReportError {
         superseded: refusal.code == Code::FailedPrecondition,
+        unknown: refusal.unknown,
         incarnation: refusal.incarnation,
         text: refusal.message.clone(),
     }
@@ -63,6 +67,7 @@ fn refused(refusal: &Refusal) -> ReportError {
 fn unexpected(reply: &Reply) -> ReportError {
     ReportError {
         superseded: false,
+        unknown: true,
         incarnation: None,
         text: format!("an answer to another question: {reply:?}"),
     }

@@ -34,6 +34,9 @@ const CLOCK_SET_BACK_ONE_IN: u32 = 4;
 /// ... by less than this, ms: its first number is below those of its former starts.
 const CLOCK_SET_BACK_MS_MAX: u64 = 600_000;
 
+/// Of so many looks of a worker one finds that it is asked to leave, whatever it is doing.
+const LEAVES_ONE_IN: u32 = 20_000;
+
 /// What a call was made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
@@ -259,6 +262,10 @@ impl Worker {
         self.heed(now, recorder, holders);
         self.end_handlers(now, holders);
         self.speak_late(now, recorder);
+        if !self.leaves && self.rng.u32(0..LEAVES_ONE_IN) == 0 {
+            self.leaves = true;
+            self.duty.stop(Moment(now));
+        }
         let mut begins = Vec::new();
         for order in self.duty.step(Moment(now)) {
             match order {

@@ -32,7 +32,7 @@ impl Life {
         result: Result<(), ReportError>,
         now: Moment,
     ) {
-        let Phase::Registering { call, .. } = &mut self.phase else { return };
+        let Phase::Registering { call, maybe_registered, .. } = &mut self.phase else { return };
         if of != self.incarnation {
             return;
         }
@@ -43,11 +43,14 @@ impl Life {
             }
             Err(error) if error.superseded => {
                 log::warn!("the start {of} of this worker is void: {error}");
-                // It held nothing, and what a former one held has been taken from it.
+                // It began nothing, and what a former one held has been taken from it.
+                self.holdings.give_up();
+                self.outbox.clear_releases();
                 self.begin_anew(now, None, error.incarnation);
             }
             Err(error) => {
                 log::info!("cannot register this worker yet: {error}");
+                *maybe_registered |= error.unknown;
                 call.failed(now, RETRY_MAX, &mut self.rng);
             }
         }

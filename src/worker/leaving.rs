@@ -1,5 +1,6 @@
 //! How a built-in worker stops: a grace for what runs, the rest given back, and the last word told.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_std::channel::Sender;
@@ -13,6 +14,9 @@ use crate::worker::watch::Guard;
 
 /// How long a stop waits for the answers to what is still to be told.
 pub const STOP_FLUSH: Duration = Duration::from_secs(3);
+
+/// So many milliseconds before that it says that it leaves, whether or not it knows that it was registered.
+const LAST_WORD_MS: u64 = 1000;
 
 /// How long it waits for the guard to end by itself, and again after it was killed: a little more than
 /// either may take. Past the second, what the kernel cannot end is left behind.
@@ -91,6 +95,18 @@ impl Stopping {
         }
     }
 
+    /// Returns when it says that it leaves, whatever it knows, if that is still to come.
+    pub(super) fn last_word_at(&self, now: Moment) -> Option<Moment> {
+        match self.stage {
+            Stage::Telling { patience_ends, .. } => {
+                Some(last_word(patience_ends)).filter(|at| *at > now)
+            }
+            Stage::Grace { .. } | Stage::Ending { .. } | Stage::Closing { .. } | Stage::Done => {
+                None
+            }
+        }
+    }
+
     /// Returns when the stage ends at the latest.
     pub(super) fn wake_at(&self) -> Option<Moment> {
         match self.stage {
@@ -103,6 +119,10 @@ impl Stopping {
     }
 }
 
+fn last_word(patience_ends: Moment) -> Moment {
+    Moment(patience_ends.0.saturating_sub(LAST_WORD_MS))
+}
+
 impl Life {
     /// Begins to stop; a second call gets no answer of its own.
     pub(super) fn stop(&mut self, answer_to: Sender<StopReport>, now: Moment) {
@@ -111,17 +131,9 @@ impl Life {
         }
         let stage = Stage::Grace { ends: now.after(self.purpose.config.grace) };
         self.stopping = Some(Stopping { answer_to, report: StopReport::default(), stage });
-        match &mut self.phase {
-            // The leader should hear soon that it is no use to assign more.
-            Phase::Live { heartbeat } => heartbeat.hurry(now),
-            // The start that nobody has heard of is not begun: the one that was given up leaves.
-            Phase::Registering { asked: false, .. } => {
-                if let Some(former) = self.gave_up {
-                    self.incarnation = former;
-                    self.phase = Phase::GivingUp { patience_ends: now, named: None };
-                }
-            }
-            Phase::Registering { .. } | Phase::GivingUp { .. } => {}
+        // The leader should hear soon that it is no use to assign more.
+        if let Phase::Live { heartbeat } = &mut self.phase {
+            heartbeat.hurry(now);
         }
     }
 
@@ -130,6 +142,16 @@ impl Life {
         self.stopping
             .as_ref()
             .is_some_and(|stopping| matches!(stopping.stage, Stage::Telling { .. }))
+    }
+
+    /// A start that nobody has heard of is not begun by a worker that stops: the one that it gave up leaves.
+    pub(super) fn leave_as_former(&mut self, now: Moment) {
+        let is_unheard = matches!(self.phase, Phase::Registering { .. }) && !self.is_asking();
+        if is_unheard && let Some(former) = self.gave_up.take() {
+            self.incarnation = former;
+            self.shown.incarnation.store(former.0, Ordering::Relaxed);
+            self.phase = Phase::GivingUp { patience_ends: now, named: None };
+        }
     }
 
     /// Goes on with a stop, stage by stage.
@@ -150,12 +172,10 @@ impl Life {
         // gone without a word, and the cluster takes it for lost.
         let died = self.stopping.as_ref().is_some_and(|stopping| stopping.report.lost > 0);
         let told = died && self.outbox.reports_count() == 0 && self.outbox.releases_count() == 0;
-        let (unheard, unanswered) = match &self.phase {
-            Phase::Registering { asked, .. } => {
-                (!asked && self.outbox.reports_count() == 0, *asked)
-            }
-            Phase::Live { .. } | Phase::GivingUp { .. } => (false, false),
-        };
+        let is_asking = self.is_asking();
+        let unheard = matches!(self.phase, Phase::Registering { .. })
+            && !is_asking
+            && self.outbox.reports_count() == 0;
         match stage {
             Stage::Grace { .. } | Stage::Ending { .. } if idle => Some(telling),
             Stage::Grace { ends } if ends <= now => {
@@ -181,8 +201,10 @@ impl Life {
                 self.order(Order::Stop);
                 Some(Stage::Closing { patience_ends: now.after(STOP_GUARD), killed: false })
             }
-            Stage::Telling { .. } => {
-                let ready = self.outbox.reports_count() == 0 && !unanswered;
+            Stage::Telling { patience_ends, .. } => {
+                // In the end it says so unasked: to a leader that has not registered it, that says nothing.
+                let asks_on = is_asking && now < last_word(patience_ends);
+                let ready = self.outbox.reports_count() == 0 && !asks_on;
                 if ready && self.releasing.begin(now) {
                     self.send_release(!died);
                 }

@@ -92,8 +92,8 @@ pub(super) enum Phase {
         announcing: Call,
         announced: bool,
         call: Call,
-        /// Whether the leader may have heard of it.
-        asked: bool,
+        /// Whether an earlier call may have been heard by the leader, though it was not answered.
+        maybe_registered: bool,
         /// Until when ends of attempts of the former start go first.
         reports_first: Moment,
     },
@@ -207,6 +207,8 @@ impl Life {
     /// Returns when something is due again, if no input comes before.
     fn wake_at(&self, now: Moment) -> Moment {
         let phase = match &self.phase {
+            Phase::GivingUp { .. } if self.stopping.is_some() => None,
+            Phase::Registering { .. } if self.stopping.is_some() && !self.is_asking() => None,
             Phase::Registering { announcing, announced: false, .. } => announcing.wake_at(),
             Phase::Registering { call, .. } => call.wake_at(),
             Phase::Live { heartbeat } => heartbeat.wake_at(),
@@ -215,9 +217,14 @@ impl Life {
         let guard = self.guard_wake_at();
         let reports = self.updating.wake_at().filter(|_| self.outbox.reports_count() > 0);
         let releasing = self.releasing.wake_at();
-        let releases = releasing.filter(|_| self.outbox.releases_count() > 0 || self.is_leaving());
-        let stop = self.stopping.as_ref().and_then(Stopping::wake_at);
-        let due = [phase, guard, self.lease, reports, releases, stop].into_iter().flatten().min();
+        let releases = releasing.filter(|_| {
+            (self.outbox.releases_count() > 0 || self.is_leaving()) && !self.is_asking()
+        });
+        let stopping = self.stopping.as_ref();
+        let stop = stopping.and_then(Stopping::wake_at);
+        let last_word = stopping.and_then(|stopping| stopping.last_word_at(now));
+        let due = [phase, guard, self.lease, reports, releases, stop, last_word];
+        let due = due.into_iter().flatten().min();
         due.unwrap_or(now).max(now).min(now.after(IDLE))
     }
 
@@ -265,6 +272,10 @@ impl Life {
     /// Registers, sends heartbeats, or waits for the end of what was given up.
     fn step_phase(&mut self, now: Moment) {
         let stopping = self.stopping.is_some();
+        if stopping {
+            self.leave_as_former(now);
+        }
+        let is_asking = self.is_asking();
         match &mut self.phase {
             Phase::GivingUp { patience_ends, named } => {
                 let gone = self.holdings.running_count() == 0;
@@ -274,15 +285,14 @@ impl Life {
                 }
             }
             // What the leader may have heard of has to be answered, so that it can be told of the end, too.
-            Phase::Registering { asked: false, .. } if stopping => {}
-            Phase::Registering { announcing, announced, call, asked, reports_first } => {
+            Phase::Registering { .. } if stopping && !is_asking => {}
+            Phase::Registering { announcing, announced, call, reports_first, .. } => {
                 if !*announced && announcing.begin(now) {
                     *announced = (self.purpose.announce)(self.incarnation);
                     announcing.succeeded(now.after(ANNOUNCE_RETRY));
                 }
                 let told = self.outbox.reports_count() == 0 || *reports_first <= now;
                 if *announced && told && call.begin(now) {
-                    *asked = true;
                     self.register();
                 }
             }
@@ -348,6 +358,16 @@ impl Life {
         let alone = live && self.outbox.releases_count() > 0 && !self.is_leaving();
         if alone && self.releasing.begin(now) {
             self.send_release(false);
+        }
+    }
+
+    /// Whether this start has asked to be registered, and whether it was is not known.
+    pub(super) fn is_asking(&self) -> bool {
+        match &self.phase {
+            Phase::Registering { call, maybe_registered, .. } => {
+                call.in_flight || *maybe_registered
+            }
+            Phase::Live { .. } | Phase::GivingUp { .. } => false,
         }
     }
 
@@ -474,6 +494,12 @@ impl Phase {
     fn registering(due: Moment, reports_first: Duration) -> Self {
         let reports_first = due.after(reports_first);
         let call = Call::due_at(due);
-        Self::Registering { announcing: call, announced: false, call, asked: false, reports_first }
+        Self::Registering {
+            announcing: call,
+            announced: false,
+            call,
+            maybe_registered: false,
+            reports_first,
+        }
     }
 }

@@ -40,6 +40,8 @@ pub struct ReportError {
     /// It said that this start of the worker is void (`FAILED_PRECONDITION`): asking again does not
     /// help. Otherwise nobody answered, or not now.
     pub superseded: bool,
+    /// It may have been done, or may still be. Otherwise it was not and will not be.
+    pub unknown: bool,
     /// The highest start that registered, where that was said.
     pub incarnation: Option<Incarnation>,
     /// What a person should know.
@@ -50,6 +52,11 @@ impl ReportError {
     /// Nobody answered in time.
     #[must_use]
     pub fn unanswered() -> Self {
-        Self { superseded: false, incarnation: None, text: "no answer in time".into() }
+        Self {
+            superseded: false,
+            unknown: true,
+            incarnation: None,
+            text: "no answer in time".into(),
+        }
     }
 }

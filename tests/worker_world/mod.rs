@@ -27,8 +27,10 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub enum Mood {
     #[default]
     Answers,
-    /// Says that it cannot now.
+    /// Says that it cannot now, and did nothing.
     Fails,
+    /// Its answer is lost.
+    Loses,
     /// Says nothing at all.
     Silent,
     /// Says that this start of the worker is void.
@@ -87,16 +89,18 @@ impl Leader {
 }
 
 fn answer<T: Send + 'static>(mood: Mood, yes: T) -> BoxFuture<'static, Result<T, ReportError>> {
-    let no = |superseded| ReportError {
+    let no = |superseded, unknown| ReportError {
         superseded,
+        unknown,
         incarnation: superseded.then_some(STANDING),
         text: "no".into(),
     };
     match mood {
         Mood::Answers => ready(Ok(yes)).boxed(),
-        Mood::Fails => ready(Err(no(false))).boxed(),
+        Mood::Fails => ready(Err(no(false, false))).boxed(),
+        Mood::Loses => ready(Err(no(false, true))).boxed(),
         Mood::Silent => pending().boxed(),
-        Mood::Supersedes => ready(Err(no(true))).boxed(),
+        Mood::Supersedes => ready(Err(no(true, false))).boxed(),
     }
 }
 
