@@ -94,8 +94,12 @@ fn keep_alive(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
-/// Connects to a peer, with the settings of a link between nodes.
-async fn connect(addr: &str, patience: Duration, unacked: Duration) -> io::Result<TcpStream> {
+/// Connects to a peer, with the settings of a link between nodes. Returns the same socket twice.
+async fn connect(
+    addr: &str,
+    patience: Duration,
+    unacked: Duration,
+) -> io::Result<(TcpStream, std::net::TcpStream)> {
     let stream = within(patience, TcpStream::connect(addr)).await?;
     // The socket's options are reached through the standard library's type; it is nobody else's yet.
     let plain = std::net::TcpStream::try_from(stream)?;
@@ -103,7 +107,8 @@ async fn connect(addr: &str, patience: Duration, unacked: Duration) -> io::Resul
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(unacked))?;
     keep_alive(&socket)?;
-    Ok(TcpStream::from(plain))
+    let second = plain.try_clone()?;
+    Ok((TcpStream::from(plain), second))
 }
 
 /// Waits for an operation, but no longer than that.
@@ -284,15 +289,22 @@ pub enum CallError {
     Refused(String),
 }
 
-/// Calls another node and goes through the handshake with it.
+/// Calls another node and goes through the handshake with it. Returns the connection, and the same socket once
+/// more for whoever writes to it without waiting.
 ///
 /// # Errors
 /// [`CallError`].
-pub async fn call(ctx: &Ctx, to: NodeId, addr: &str, role: Role) -> Result<Frames, CallError> {
+pub async fn call(
+    ctx: &Ctx,
+    to: NodeId,
+    addr: &str,
+    role: Role,
+) -> Result<(Frames, std::net::TcpStream), CallError> {
     let patience = &ctx.config.patience;
     // What is sent of a snapshot waits for the receiver's disk, and may wait as long as that.
     let unacked = if role == Role::Bulk { patience.bulk } else { PEER_UNACKED };
-    let mut frames = framed(ctx, connect(addr, patience.connect, unacked).await?);
+    let (stream, second) = connect(addr, patience.connect, unacked).await?;
+    let mut frames = framed(ctx, stream);
     let hello = handshake::hello(&ctx.config, &ctx.shared.view.load(), role, to);
     frames.write_buffer_mut().extend_from_slice(&PREAMBLE);
     write(&mut frames, [hello.to_frame(0)], patience.write).await?;
@@ -314,7 +326,7 @@ pub async fn call(ctx: &Ctx, to: NodeId, addr: &str, role: Role) -> Result<Frame
                 .map_err(CallError::Refused)?;
             frames.codec_mut().set_body_bytes_max(BODY_BYTES_MAX);
             frames.codec_mut().trust();
-            Ok(frames)
+            Ok((frames, second))
         }
         Ok(Greeting::Reject(reject)) => Err(CallError::Refused(reject.message)),
         Err(error) => Err(CallError::Refused(error.to_string())),

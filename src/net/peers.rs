@@ -1,20 +1,23 @@
 //! The links to the other nodes: one queue and one task each, which dials, sends, and dials again.
 
-use std::io;
-use std::sync::Arc;
+use std::io::{self, ErrorKind, Write};
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_std::channel;
 use async_std::task;
+use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
+use tokio_util::codec::Encoder;
 
 use crate::net::conn::{self, CallError, Frames};
 use crate::net::inbox::PeerEvent;
 use crate::net::shared::Ctx;
 use crate::raft::message::Message;
 use crate::types::NodeId;
-use crate::wire::frame::FrameError;
+use crate::wire::frame::{BODY_BYTES_MAX, FrameCodec, FrameError};
 use crate::wire::message::{PeerMessage, Role};
 
 /// Messages that wait for one peer, at most. One more is dropped and counted: Raft sends anew what
@@ -24,6 +27,11 @@ pub const QUEUE_MESSAGES_MAX: usize = 1024;
 /// Bytes that wait for one peer, at most; above it messages are dropped as well. One message always
 /// fits into an empty queue.
 pub const QUEUE_BYTES_MAX: usize = 16 << 20;
+
+/// A message of at most so many bytes is written by the Raft thread itself when nothing waits before it: to wake
+/// the link's task for it costs more than to write it. Larger ones are encoded and written by the task, beside
+/// the Raft thread.
+const DIRECT_BYTES_MAX: usize = 8 << 10;
 
 /// Messages collected for one write.
 const BATCH_MESSAGES_MAX: usize = 256;
@@ -42,19 +50,75 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The Raft thread's end of one link: takes messages, never waits.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct PeerQueue {
-    queue: channel::Sender<PeerMessage>,
+    queue: channel::Sender<Item>,
+    /// What waits or is being written by the task; at 0 it writes nothing, and the socket is free.
     bytes: Arc<AtomicUsize>,
     is_up: Arc<AtomicBool>,
+    direct: Arc<Mutex<Direct>>,
 }
 
 /// The link's end of the queue.
 #[derive(Debug)]
 pub struct Outbox {
-    queue: channel::Receiver<PeerMessage>,
+    queue: channel::Receiver<Item>,
     bytes: Arc<AtomicUsize>,
     is_up: Arc<AtomicBool>,
+    direct: Arc<Mutex<Direct>>,
+}
+
+/// What waits for the task.
+#[derive(Debug)]
+enum Item {
+    Message(PeerMessage),
+    /// The end of a frame whose beginning the Raft thread has written to the socket that stands. It is first in
+    /// the queue, and in none once that socket is gone.
+    Rest(Bytes),
+}
+
+/// The Raft thread's own way to the socket of a link that stands.
+#[derive(Debug, Default)]
+struct Direct {
+    socket: Option<TcpStream>,
+    out: BytesMut,
+}
+
+fn lock(direct: &Mutex<Direct>) -> MutexGuard<'_, Direct> {
+    direct.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Direct {
+    /// Writes as much of a message as the socket takes at once; returns what is left, or `None` if it cannot be
+    /// written this way.
+    fn write(&mut self, message: &PeerMessage) -> Option<Bytes> {
+        let socket = self.socket.as_mut()?;
+        self.out.clear();
+        if let Err(error) =
+            FrameCodec::new(BODY_BYTES_MAX).encode(message.to_frame(), &mut self.out)
+        {
+            log::error!("not sent: {error}");
+            return None;
+        }
+        let mut written = 0;
+        while let Some(rest) = self.out.get(written..).filter(|rest| !rest.is_empty()) {
+            match socket.write(rest) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    // The task hears it as the end of the connection; nothing may follow half a frame.
+                    log::debug!("a link broke under a message: {error}");
+                    if let Err(error) = socket.shutdown(Shutdown::Both) {
+                        log::trace!("it was closed already: {error}");
+                    }
+                    self.socket = None;
+                    return None;
+                }
+            }
+        }
+        Some(self.out.split_off(written).freeze())
+    }
 }
 
 /// Makes the queue of one peer. It takes nothing before the link stands.
@@ -63,10 +127,14 @@ pub fn queue() -> (PeerQueue, Outbox) {
     let (sender, receiver) = channel::bounded(QUEUE_MESSAGES_MAX);
     let bytes = Arc::new(AtomicUsize::new(0));
     let is_up = Arc::new(AtomicBool::new(false));
-    (
-        PeerQueue { queue: sender, bytes: Arc::clone(&bytes), is_up: Arc::clone(&is_up) },
-        Outbox { queue: receiver, bytes, is_up },
-    )
+    let direct = Arc::new(Mutex::new(Direct::default()));
+    let raft = PeerQueue {
+        queue: sender,
+        bytes: Arc::clone(&bytes),
+        is_up: Arc::clone(&is_up),
+        direct: Arc::clone(&direct),
+    };
+    (raft, Outbox { queue: receiver, bytes, is_up, direct })
 }
 
 impl PeerQueue {
@@ -77,10 +145,22 @@ impl PeerQueue {
         if !self.is_up.load(Ordering::Relaxed) {
             return false;
         }
-        let weight = weight(&message);
+        // Held to the end: nothing comes between what is written and the rest of it, and no other link either.
+        let mut direct = lock(&self.direct);
+        if self.bytes.load(Ordering::Acquire) == 0
+            && weight(&message) <= DIRECT_BYTES_MAX
+            && let Some(rest) = direct.write(&message)
+        {
+            return rest.is_empty() || self.push(Item::Rest(rest));
+        }
+        self.push(Item::Message(message))
+    }
+
+    fn push(&self, item: Item) -> bool {
+        let weight = item.weight();
         let waiting = self.bytes.fetch_add(weight, Ordering::Relaxed);
         let fits = waiting == 0 || waiting + weight <= QUEUE_BYTES_MAX;
-        let taken = fits && self.queue.try_send(message).is_ok();
+        let taken = fits && self.queue.try_send(item).is_ok();
         if !taken {
             self.bytes.fetch_sub(weight, Ordering::Relaxed);
         }
@@ -110,29 +190,59 @@ fn weight(message: &PeerMessage) -> usize {
     MESSAGE_BYTES + entries
 }
 
+impl Item {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Message(message) => weight(message),
+            Self::Rest(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// One write's worth; its bytes count as waiting until [`Outbox::written`] is told of it.
+#[derive(Debug)]
+struct Batch {
+    items: Vec<Item>,
+    bytes: usize,
+}
+
 impl Outbox {
-    fn taken(&self, message: PeerMessage) -> PeerMessage {
-        self.bytes.fetch_sub(weight(&message), Ordering::Relaxed);
-        message
+    /// Waits for something to write, then takes what else is there, up to one write's worth. `None`: the node
+    /// is gone.
+    async fn batch(&self) -> Option<Batch> {
+        let first = self.queue.recv().await.ok()?;
+        let mut bytes = first.weight();
+        let mut items = vec![first];
+        while items.len() < BATCH_MESSAGES_MAX && bytes < BATCH_BYTES_MAX {
+            let Ok(next) = self.queue.try_recv() else { break };
+            bytes += next.weight();
+            items.push(next);
+        }
+        Some(Batch { items, bytes })
     }
 
-    /// Waits for a message, then takes what else is there, up to one write's worth. `None`: the node
-    /// is gone.
-    async fn batch(&self) -> Option<Vec<PeerMessage>> {
-        let first = self.taken(self.queue.recv().await.ok()?);
-        let mut bytes = weight(&first);
-        let mut batch = vec![first];
-        while batch.len() < BATCH_MESSAGES_MAX && bytes < BATCH_BYTES_MAX {
-            let Ok(next) = self.queue.try_recv() else { break };
-            bytes += weight(&next);
-            batch.push(self.taken(next));
-        }
-        Some(batch)
+    /// The bytes of a batch wait no more: they have left, or their link has ended.
+    fn written(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Release);
+    }
+
+    /// The link stands: from now on messages are taken.
+    fn open(&self, socket: TcpStream) {
+        self.clear();
+        lock(&self.direct).socket = Some(socket);
+        self.is_up.store(true, Ordering::Relaxed);
+    }
+
+    /// It does no more. What waits is dropped, the end of a frame above all.
+    fn close(&self) {
+        self.is_up.store(false, Ordering::Relaxed);
+        lock(&self.direct).socket = None;
+        self.clear();
     }
 
     fn clear(&self) {
-        while let Ok(message) = self.queue.try_recv() {
-            drop(self.taken(message));
+        while let Ok(item) = self.queue.try_recv() {
+            self.written(item.weight());
         }
     }
 }
@@ -155,10 +265,11 @@ pub async fn keep_link(ctx: Arc<Ctx>, to: NodeId, addr: String, outbox: Outbox) 
     let mut last_said = String::new();
     loop {
         match conn::call(&ctx, to, &addr, Role::Raft).await {
-            Ok(frames) => {
+            Ok((frames, socket)) => {
                 log::info!("linked to node {to} at {addr}");
                 last_said.clear();
                 pause = Pause(PAUSE_MIN);
+                outbox.open(socket);
                 let ended = use_link(&ctx, to, frames, &outbox).await;
                 log::info!("the link to node {to} ended: {ended}");
             }
@@ -188,14 +299,16 @@ fn say_once(last_said: &mut String, to: NodeId, addr: &str, error: &CallError) {
 
 /// Sends what is queued until the link breaks; returns why it did.
 async fn use_link(ctx: &Ctx, to: NodeId, mut frames: Frames, outbox: &Outbox) -> io::Error {
-    outbox.clear();
-    outbox.is_up.store(true, Ordering::Relaxed);
     ctx.metrics().peer_links_up.raise();
     let ended = loop {
         let sent = futures::select_biased! {
             said = conn::next(&mut frames).fuse() => Err(unexpected(said)),
             batch = outbox.batch().fuse() => match batch {
-                Some(batch) => send(ctx, &mut frames, batch).await,
+                Some(Batch { items, bytes }) => {
+                    let sent = send(ctx, &mut frames, items).await;
+                    outbox.written(bytes);
+                    sent
+                }
                 None => Err(io::Error::other("the node is stopping")),
             },
         };
@@ -203,8 +316,7 @@ async fn use_link(ctx: &Ctx, to: NodeId, mut frames: Frames, outbox: &Outbox) ->
             break error;
         }
     };
-    outbox.is_up.store(false, Ordering::Relaxed);
-    outbox.clear();
+    outbox.close();
     ctx.metrics().peer_links_up.lower();
     if !ctx.shared.inbox.peer_event(PeerEvent::Lost(to)) {
         log::warn!("the Raft thread does not hear that the link to node {to} broke");
@@ -215,19 +327,21 @@ async fn use_link(ctx: &Ctx, to: NodeId, mut frames: Frames, outbox: &Outbox) ->
 /// After its welcome a peer says nothing on this connection; its answers come on its own.
 fn unexpected(said: Result<crate::wire::frame::Frame, FrameError>) -> io::Error {
     match said {
-        Ok(_) => {
-            io::Error::new(io::ErrorKind::InvalidData, "it spoke on a connection that is ours")
-        }
+        Ok(_) => io::Error::new(ErrorKind::InvalidData, "it spoke on a connection that is ours"),
         Err(error) => conn::io_error(error),
     }
 }
 
-async fn send(ctx: &Ctx, frames: &mut Frames, batch: Vec<PeerMessage>) -> io::Result<()> {
-    let count = batch.len();
-    let encoded = batch.iter().map(PeerMessage::to_frame);
-    conn::write(frames, encoded, ctx.config.patience.write).await?;
-    ctx.metrics().peer_messages_sent.add(u64::try_from(count).unwrap_or(u64::MAX));
-    Ok(())
+async fn send(ctx: &Ctx, frames: &mut Frames, items: Vec<Item>) -> io::Result<()> {
+    let mut messages = Vec::with_capacity(items.len());
+    for item in items {
+        match item {
+            Item::Message(message) => messages.push(message),
+            Item::Rest(bytes) => frames.write_buffer_mut().extend_from_slice(&bytes),
+        }
+    }
+    let encoded = messages.iter().map(PeerMessage::to_frame);
+    conn::write(frames, encoded, ctx.config.patience.write).await
 }
 
 #[cfg(test)]
@@ -235,7 +349,8 @@ mod tests {
     use super::*;
     use crate::raft::message::{Entry, EntryKind};
     use crate::types::{Index, Millis, Term};
-    use bytes::Bytes;
+    use std::io::Read;
+    use tokio_util::codec::Decoder;
 
     fn append(bytes: usize) -> PeerMessage {
         let data = Bytes::from(vec![0; bytes]);
@@ -276,6 +391,111 @@ mod tests {
         outbox.clear();
         assert!(queue.send(append(QUEUE_BYTES_MAX + 1)), "one always fits");
         assert!(!queue.send(append(1)));
+    }
+
+    /// A socket that does not wait, and its other end.
+    fn sockets() -> (TcpStream, TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        near.set_nonblocking(true).unwrap();
+        (near, listener.accept().unwrap().0)
+    }
+
+    /// Reads one message; whatever is no whole frame fails the test.
+    fn heard(far: &mut TcpStream, received: &mut BytesMut) -> PeerMessage {
+        let mut chunk = [0; 4096];
+        loop {
+            if let Some(frame) = FrameCodec::new(BODY_BYTES_MAX).decode(received).unwrap() {
+                return PeerMessage::from_frame(&frame).unwrap();
+            }
+            let count = far.read(&mut chunk).unwrap();
+            received.extend_from_slice(&chunk[..count]);
+        }
+    }
+
+    #[test]
+    fn small_message_is_written_at_once_and_a_large_one_by_the_task() {
+        let (queue, outbox) = queue();
+        let (near, mut far) = sockets();
+        outbox.open(near);
+        assert!(queue.send(append(10)));
+        assert!(outbox.queue.is_empty());
+        assert_eq!(heard(&mut far, &mut BytesMut::new()), append(10));
+        assert!(queue.send(append(DIRECT_BYTES_MAX)));
+        assert!(queue.send(append(11)), "behind what waits");
+        assert_eq!(outbox.queue.len(), 2);
+        let batch = task::block_on(outbox.batch()).unwrap();
+        assert!(queue.send(append(12)), "and behind what is being written");
+        assert_eq!((batch.items.len(), outbox.queue.len()), (2, 1));
+        outbox.written(batch.bytes);
+        outbox.written(task::block_on(outbox.batch()).unwrap().bytes);
+        assert!(queue.send(append(13)));
+        assert_eq!(heard(&mut far, &mut BytesMut::new()), append(13), "nothing waits any more");
+    }
+
+    /// The socket takes half a message: the rest goes first, and nothing comes between.
+    #[test]
+    fn message_that_does_not_fit_into_the_socket_is_ended_by_the_task() {
+        let (queue, outbox) = queue();
+        let (near, mut far) = sockets();
+        let mut task = near.try_clone().unwrap();
+        outbox.open(near);
+        let mut sent = 0;
+        while outbox.queue.is_empty() {
+            assert!(queue.send(append(4000 + sent)));
+            sent += 1;
+        }
+        assert!(queue.send(append(7)));
+        let reader = std::thread::Builder::new().spawn(move || {
+            let mut received = BytesMut::new();
+            for number in 0..sent {
+                assert_eq!(heard(&mut far, &mut received), append(4000 + number));
+            }
+            assert_eq!(heard(&mut far, &mut received), append(7));
+        });
+        task.set_nonblocking(false).unwrap();
+        for item in task::block_on(outbox.batch()).unwrap().items {
+            match item {
+                Item::Rest(bytes) => task.write_all(&bytes).unwrap(),
+                Item::Message(message) => {
+                    let mut out = BytesMut::new();
+                    FrameCodec::new(BODY_BYTES_MAX).encode(message.to_frame(), &mut out).unwrap();
+                    task.write_all(&out).unwrap();
+                }
+            }
+        }
+        reader.unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn rest_of_a_message_never_reaches_another_link() {
+        let (queue, outbox) = queue();
+        let (near, _far) = sockets();
+        outbox.open(near);
+        while outbox.queue.is_empty() {
+            assert!(queue.send(append(4000)));
+        }
+        outbox.close();
+        assert!(!queue.send(append(1)));
+        assert_eq!((outbox.queue.len(), outbox.bytes.load(Ordering::Relaxed)), (0, 0));
+        let (near, mut far) = sockets();
+        outbox.open(near);
+        assert!(queue.send(append(2)));
+        assert_eq!(heard(&mut far, &mut BytesMut::new()), append(2));
+    }
+
+    #[test]
+    fn link_that_breaks_under_a_message_takes_no_more_of_it() {
+        let (queue, outbox) = queue();
+        let (near, far) = sockets();
+        outbox.open(near);
+        drop(far);
+        // The first write may still go out: the other end answers it with a reset.
+        while lock(&outbox.direct).socket.is_some() {
+            assert!(queue.send(append(1)));
+        }
+        assert!(queue.send(append(2)), "the task will find that the connection has ended");
+        assert!(!outbox.queue.is_empty());
     }
 
     #[test]

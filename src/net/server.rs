@@ -85,8 +85,9 @@ impl Net {
     #[must_use]
     pub fn send(&self, to: NodeId, message: PeerMessage) -> bool {
         let is_sent = self.links.get(&to).is_some_and(|link| link.queue.send(message));
-        if !is_sent {
-            self.ctx.metrics().peer_messages_dropped.raise();
+        match is_sent {
+            true => self.ctx.metrics().peer_messages_sent.raise(),
+            false => self.ctx.metrics().peer_messages_dropped.raise(),
         }
         is_sent
     }

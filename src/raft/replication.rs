@@ -27,6 +27,8 @@ pub(super) struct Leading {
     /// The newest round of confirmation; every message carries it.
     pub(super) round: u64,
     heartbeat_due: u64,
+    /// Up to here followers are told at once what is committed; beyond, with the next entries, or after a tick.
+    news: Index,
     /// What the uncommitted proposals of this term weigh.
     pub(super) uncommitted_bytes: usize,
     pub(super) transfer: Option<Handover>,
@@ -52,11 +54,12 @@ impl Leading {
             first_index,
             round,
             heartbeat_due: _,
+            news,
             uncommitted_bytes: _,
             transfer,
             witnesses,
         } = self;
-        (first_index, round).hash(into);
+        (first_index, round, news).hash(into);
         let told =
             |Handover { to, deadline: _, told }: &Handover| (names.node(*to), told.is_some());
         transfer.as_ref().map(told).hash(into);
@@ -101,6 +104,7 @@ impl Raft {
             return;
         }
         self.tick_transfer();
+        self.announce_commit();
         for peer in &mut self.peers {
             let is_due = match peer.feed {
                 Feed::Snapshot(Transfer::Paused { until }) => self.now >= until,
@@ -119,6 +123,12 @@ impl Raft {
             self.leading.heartbeat_due = self.now + self.config.heartbeat_ticks;
             self.peers.iter_mut().for_each(|peer| peer.heartbeat = true);
         }
+    }
+
+    /// Has followers told at once, in a message of its own if need be, what is committed by now: somebody there may
+    /// wait for it. Without this they hear of it with the next entries, or within a tick.
+    pub fn announce_commit(&mut self) {
+        self.leading.news = self.commit_index;
     }
 
     /// Tells whether a majority has answered lately. Without one this leader could not commit, and
@@ -214,7 +224,7 @@ impl Raft {
             Feed::Replicate => {
                 self.stream(peer);
                 // It has all entries, but does not know yet that they are committed.
-                peer.next_index > self.log.last_index() && peer.sent_commit < self.commit_index
+                peer.next_index > self.log.last_index() && peer.sent_commit < self.leading.news
             }
             Feed::Snapshot(Transfer::Due) => {
                 let index_min = self.log.first_index().prev();

@@ -437,6 +437,11 @@ impl<W> Replica<W> {
                     .unwrap_or_else(|error| panic!("entry {} is no command: {error}", entry.index));
                 self.clock.observe(stamped.now, self.now);
                 let applied = self.machine.apply(entry.index, &stamped);
+                if !applied.events.is_empty() {
+                    // A worker, or whoever waits for a job, may look at a follower. A job that only waits itself
+                    // concerns nobody but the scheduler.
+                    self.raft.announce_commit();
+                }
                 for event in applied.events {
                     self.note(event);
                 }

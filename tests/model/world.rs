@@ -353,6 +353,7 @@ impl State {
     pub(crate) fn turn(&mut self, scope: &Scope, node: usize) {
         loop {
             let own = self.node_mut(node);
+            own.raft.announce_commit();
             let effects = own.raft.effects();
             own.raft.assert_invariants();
             let again = own.raft.has_ready();

@@ -446,3 +446,32 @@ fn log_read_of_a_released_entry_leads_to_a_snapshot() {
     world.settle();
     assert_eq!(world.node(2).machine, world.node(1).machine);
 }
+
+/// A commit is told with the next entries, so that entries that follow each other cost one message each way; alone it
+/// is told within a tick, and at once where somebody waits for it.
+#[test]
+fn commit_is_told_with_the_next_entries_or_after_a_tick_or_when_it_is_announced() {
+    let mut world = World::new(3);
+    world.elect(1);
+    world.settle();
+    world.announces = false;
+    let commit = |world: &World| (world.raft(1).commit_index(), world.raft(2).commit_index());
+    world.trace = Some(Vec::new());
+    world.propose(1, "a");
+    world.settle();
+    assert_eq!(commit(&world), (Index(2), Index(1)), "nobody needs to know yet");
+    let count = world.trace.as_ref().map(Vec::len);
+    assert_eq!(count, Some(4), "one message and one answer for each follower");
+    world.propose(1, "b");
+    world.settle();
+    assert_eq!(commit(&world), (Index(3), Index(2)));
+    world.tick(1, 1);
+    world.settle();
+    assert_eq!(commit(&world), (Index(3), Index(3)));
+    world.propose(1, "c");
+    world.settle();
+    world.raft_mut(1).announce_commit();
+    world.turn(1);
+    world.settle();
+    assert_eq!(commit(&world), (Index(4), Index(4)));
+}

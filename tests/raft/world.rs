@@ -67,6 +67,8 @@ pub(crate) struct World {
     high_commit: Index,
     configuration: Configuration,
     tune: fn(&mut Config),
+    /// Leaders tell at once what is committed. Otherwise with the next entries, or after a tick.
+    pub(crate) announces: bool,
     /// The test plays a leader itself: what it says is committed is on no other disk.
     pub(crate) is_forged: bool,
     starts: u64,
@@ -108,6 +110,7 @@ impl World {
             high_commit: Index(0),
             configuration: configuration(count),
             tune,
+            announces: true,
             is_forged: false,
             starts: seed << 20,
             tokens: 0,
@@ -213,6 +216,9 @@ impl World {
     pub(crate) fn turn(&mut self, id: u64) {
         loop {
             let Some(raft) = self.nodes.get_mut(&id).unwrap().raft.as_mut() else { return };
+            if self.announces {
+                raft.announce_commit();
+            }
             let effects = raft.effects();
             raft.assert_invariants();
             let again = raft.has_ready();

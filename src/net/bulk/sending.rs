@@ -113,7 +113,7 @@ async fn attempt_once(ctx: &Ctx, transfer: &Transfer) -> Result<Index, Failure> 
     let file = newest.filter(|file| file.meta.index >= index_min).ok_or_else(|| {
         Failure::Final(format!("there is no snapshot file yet that reaches entry {index_min}"))
     })?;
-    let mut frames = conn::call(ctx, to, addr, Role::Bulk).await?;
+    let (mut frames, _) = conn::call(ctx, to, addr, Role::Bulk).await?;
     let SnapshotFile { meta, id, bytes } = file.clone();
     say(ctx, &mut frames, BulkMessage::Offer { term, meta, id, bytes }).await?;
     match hear(ctx, &mut frames, ctx.config.patience.verdict + ctx.config.patience.bulk).await? {
