@@ -155,7 +155,7 @@ fn requests() -> impl Strategy<Value = Request> {
             |((worker, incarnation), slots, serves, gave_up)| {
                 Request::RegisterWorker(Registration {
                     worker,
-                    incarnation,
+                    incarnation: incarnation.min(Incarnation::MAX),
                     slots,
                     serves,
                     gave_up: gave_up.map(Incarnation),
