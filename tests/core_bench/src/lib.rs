@@ -1,8 +1,9 @@
 //! Two groups of three replicas in memory, one of our core and one of the raft crate, driven alike.
 //!
 //! A turn proposes some entries at the leader, all in one call, and then delivers messages until none is left. Whoever
-//! has heard something takes all of it in, then looks at what its core asks for: entries are kept in memory at once, which is all
-//! the disk there is; messages go into the receiver's inbox as values; committed entries are counted and dropped.
+//! has heard something takes all of it in, then looks at what its core asks for: entries are kept in memory at once,
+//! which is all the disk there is; messages go into the receiver's inbox as values; committed entries are counted and
+//! dropped.
 //!
 //! Neither log grows: once a node keeps more than [`KEPT_MAX`] entries that it has handed out, all but the last
 //! [`KEPT_MIN`] of these go. No time passes while turns are measured, so that no heartbeats and no timeouts are.
