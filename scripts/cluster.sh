@@ -168,10 +168,12 @@ need_node() {
 # --- processes -----------------------------------------------------------------------------------
 
 # Whether process $1 is a node with exactly the data directory $2: its words are ... PROGRAM node ...
-# --data DIR ..., and the program is this one, the one that was started ($3), or another raftq.
+# --data DIR ..., and the program is this one, the one that was started ($3), or another raftq. What setsid
+# is about to become is none yet: while one program takes the place of another a process has no words.
 is_node() {
     local word last='' verb=''
     while IFS= read -r -d '' word; do
+        case $last,$word in ,setsid | ,*/setsid) return 1 ;; esac
         if [ "$word" = node ]; then
             case $last in "$BIN" | "$3" | raftq | */raftq) verb=node ;; esac
         fi
@@ -184,16 +186,28 @@ is_node() {
 # Prints the pid of node $1 if it runs. A pid file may be lost, or its number another program's by now:
 # what counts is which process runs this node's data directory.
 pid_of() {
-    local found pid program data=$CLUSTER_DIR/node$1/data
+    local found pid program nodes=' ' data=$CLUSTER_DIR/node$1/data
     found=$(LC_ALL=C grep -lszxF -e "$data" /proc/[0-9]*/cmdline) || true
     program=$(saved program)
     for pid in ${found//[!0-9[:space:]]/}; do
-        if is_node "$pid" "$data" "$program"; then
-            printf '%s' "$pid"
-            return 0
-        fi
+        ! is_node "$pid" "$data" "$program" || nodes="$nodes$pid "
+    done
+    # A child that is about to become a job has the words of its node for a moment.
+    for pid in $nodes; do
+        case $nodes in *" $(parent_of "$pid") "*) continue ;; esac
+        printf '%s' "$pid"
+        return 0
     done
     return 1
+}
+
+# Prints the parent of process $1, or 0 if it has ended. What follows its name, which may hold anything,
+# is its state and its parent.
+parent_of() {
+    local stat parent
+    stat=$(cat "/proc/$1/stat" 2>/dev/null) || stat=') X 0'
+    read -r _ parent _ <<<"${stat##*) }"
+    printf '%s' "$parent"
 }
 
 # Prints running, paused or dead.
@@ -370,13 +384,14 @@ launch() {
         for fd in /proc/self/fd/*; do
             [ "${fd##*/}" -le 2 ] || eval "exec ${fd##*/}>&-"
         done
-        exec setsid nohup "$BIN" "$@"
+        trap '' HUP
+        exec setsid "$BIN" "$@"
     ) >>"$dir/log" 2>&1 </dev/null &
     printf '%s\n' "$!" >"$dir/pid"
     disown "$!" 2>/dev/null || true
 }
 
-# Between fork and exec the process is still this script: wait until it is the node, or gone.
+# Between fork and exec the process is still this script, then setsid: wait until it is the node, or gone.
 wait_launched() {
     local left=50
     until pid_of "$1" >/dev/null; do
@@ -386,8 +401,8 @@ wait_launched() {
     done
 }
 
-# Whether a node that was launched runs. While one program takes the place of another (setsid, nohup, the
-# node) the process has no words for a moment, and nobody would know it.
+# Whether a node that was launched runs. Where the program is a script, one program takes the place of
+# another once more, and the process has no words for a moment: nobody would know it.
 is_there() {
     local execs=3
     while ! runs "$1"; do

@@ -14,14 +14,15 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 /// A node that sleeps until it is told to end, and a command line that says what is expected.
 /// `STUBBORN` in its flags makes a node that ignores SIGTERM; `DIES` one that ends at once.
-const STAND_IN: &str = r#"#!/usr/bin/env bash
+/// It waits at a FIFO that nobody writes to: a child of its own would be taken for a node.
+const STAND_IN: &str = r#"#!/bin/bash
 case "$*" in
     node*DIES*) echo "the last word"; exit 1 ;;
     node*STUBBORN*) trap '' TERM ;;
     node*) trap 'exit 0' TERM ;;
 esac
 case "$*" in
-    node*) while :; do read -r -t 0.05 _ <> <(:) || true; done ;;
+    node*) exec 8<>"$0.fifo"; while :; do read -r -t 0.05 _ <&8 || true; done ;;
     *'cluster leader'*) echo 2 ;;
     *'cluster ready'*)
         case ${NODE_FLAGS:-} in *DIES*) exit 5 ;; esac
@@ -49,6 +50,8 @@ impl Place {
         let program = dir.join("stand in");
         fs::write(&program, STAND_IN).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let fifo = dir.join("stand in.fifo");
+        assert!(Command::new("mkfifo").arg(fifo).status().unwrap().success());
         Self { dir, port: three_free_ports() }
     }
 
