@@ -20,6 +20,17 @@ pub(super) struct Applying {
 }
 
 impl Applying {
+    /// Takes entries up to `to` from what was read, as many as weigh `bytes_max`, but at least one.
+    fn take(&mut self, to: Index, bytes_max: usize) -> Vec<Entry> {
+        let mut bytes = 0;
+        let fits = self.loaded.iter().take_while(|entry| {
+            bytes += entry.weight();
+            entry.index <= to && bytes <= bytes_max
+        });
+        let count = fits.count().max(1).min(self.loaded.len());
+        self.loaded.drain(..count).collect()
+    }
+
     /// Hashes this part of a node's essence.
     pub(super) fn hash_essence<H: Hasher>(&self, into: &mut H) {
         let Self { read, loaded } = self;
@@ -41,26 +52,24 @@ impl Raft {
         self.applying.loaded.front().or_else(|| self.log.get(self.applied_index.next()))
     }
 
-    /// Hands out committed entries, bounded in number and bytes, and fetches those that are no
-    /// longer in memory.
+    /// Hands out committed entries, bounded in number and bytes: what was read from the disk, or else
+    /// what is in memory. What is in neither is fetched by [`Raft::trim_window`].
     pub(super) fn hand_out_committed(&mut self) {
-        let applicable = self.applicable();
-        let mut bytes = 0;
-        while self.applied_index < applicable {
-            // Fetched by what follows: it looks whether the next one is in memory.
-            let Some(entry) = self.next_to_apply().cloned() else { return };
-            bytes += entry.weight();
-            let count = self.out.apply.len();
-            let is_full = count >= self.config.apply_entries_max
-                || (count > 0 && bytes > self.config.apply_bytes_max);
-            if is_full {
-                return;
-            }
-            self.applying.loaded.pop_front();
-            assert_eq!(entry.index, self.applied_index.next(), "gap in what is applied");
-            self.applied_index = entry.index;
-            self.out.apply.push(entry);
+        let next = self.applied_index.next();
+        let most = Index(self.applied_index.0.saturating_add(self.config.apply_entries_max as u64));
+        let to = self.applicable().min(most);
+        if to < next {
+            return;
         }
+        let bytes_max = self.config.apply_bytes_max;
+        let entries = match self.applying.loaded.is_empty() {
+            true => self.log.slice(next, to, bytes_max).unwrap_or_default(),
+            false => self.applying.take(to, bytes_max),
+        };
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
+        assert_eq!(first.index, next, "gap in what is applied");
+        self.applied_index = last.index;
+        self.out.apply = entries;
     }
 
     fn read_to_apply(&mut self, applicable: Index) {

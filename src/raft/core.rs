@@ -230,6 +230,7 @@ impl Raft {
         assert!(!data.is_empty(), "a proposal without entries");
         self.may_propose(&data)?;
         let first = self.log.last_index().next();
+        self.log.reserve(data.len());
         for data in data {
             self.append_own(kind, data);
         }
@@ -461,6 +462,17 @@ impl Raft {
     /// If it is a configuration entry that is broken. It came from a leader through a verified
     /// stream or from this node itself: some node writes what this version cannot live by.
     pub(super) fn append(&mut self, entry: Entry) {
+        self.take_configuration(&entry);
+        self.log.append(entry);
+    }
+
+    /// Appends entries that follow the last, in the same way.
+    pub(super) fn extend(&mut self, entries: Vec<Entry>) {
+        entries.iter().for_each(|entry| self.take_configuration(entry));
+        self.log.extend(entries);
+    }
+
+    fn take_configuration(&mut self, entry: &Entry) {
         match entry.kind {
             EntryKind::Noop | EntryKind::Command => {}
             EntryKind::Configuration => match configuration::decode(&entry.data) {
@@ -468,7 +480,6 @@ impl Raft {
                 Err(error) => panic!("configuration entry {}: {error}", entry.index),
             },
         }
-        self.log.append(entry);
     }
 
     /// Moves the commit index forward; a lower one changes nothing.

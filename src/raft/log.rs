@@ -167,17 +167,31 @@ impl Log {
     /// one; `None` if the first is not in memory.
     pub(super) fn slice(&self, from: Index, to: Index, bytes_max: usize) -> Option<Vec<Entry>> {
         self.get(from)?;
-        let offset = usize::try_from(from.0 - self.window_first().0).ok()?;
-        let mut bytes = 0;
-        let mut entries = Vec::new();
-        for entry in self.window.range(offset..) {
-            bytes += entry.weight();
-            if entry.index > to || (bytes > bytes_max && !entries.is_empty()) {
-                break;
-            }
-            entries.push(entry.clone());
+        let offset = self.offset(from);
+        let end = self.offset(to.next()).max(offset);
+        let mut count = end - offset;
+        // All of the window weighs as much as its parts, and mostly less than the bound.
+        if self.window_bytes > bytes_max {
+            let mut bytes = 0;
+            let fits = self.window.range(offset..end).take_while(|entry| {
+                bytes += entry.weight();
+                bytes <= bytes_max
+            });
+            count = fits.count().max(1).min(count);
         }
-        Some(entries)
+        Some(self.window.range(offset..offset + count).cloned().collect())
+    }
+
+    /// Returns what the entries `from ..= to` weigh, as far as their bodies are in memory.
+    pub(super) fn weigh(&self, from: Index, to: Index) -> usize {
+        let (offset, end) = (self.offset(from), self.offset(to.next()));
+        self.window.range(offset..end.max(offset)).map(Entry::weight).sum()
+    }
+
+    /// Returns the place of an entry in the window; of one before or after it, the nearest end.
+    fn offset(&self, index: Index) -> usize {
+        let offset = index.0.saturating_sub(self.window_first().0);
+        usize::try_from(offset).unwrap_or(usize::MAX).min(self.window.len())
     }
 
     /// Appends the entry that follows the last.
@@ -191,6 +205,27 @@ impl Log {
         self.last_index = entry.index;
         self.window_bytes += entry.weight();
         self.window.push_back(entry);
+    }
+
+    /// Appends entries that follow the last, and each other.
+    pub(super) fn extend(&mut self, entries: Vec<Entry>) {
+        let (mut index, mut term) = (self.last_index, self.last_term());
+        for entry in &entries {
+            assert_eq!(entry.index, index.next(), "gap in the log");
+            assert!(entry.term >= term, "term {} after {term}", entry.term);
+            if entry.term > term || self.runs.is_empty() {
+                self.runs.push_back((entry.index, entry.term));
+            }
+            (index, term) = (entry.index, entry.term);
+            self.window_bytes += entry.weight();
+        }
+        self.last_index = index;
+        self.window.extend(entries);
+    }
+
+    /// Makes room for so many more entries.
+    pub(super) fn reserve(&mut self, count: usize) {
+        self.window.reserve(count);
     }
 
     /// Drops the entry at `from` and all that follow it. That they are not committed is for the

@@ -182,11 +182,10 @@ impl Raft {
         if self.role != Role::Leader {
             return;
         }
-        let mut next = self.commit_index.max(self.leading.first_index).next();
-        while next <= index {
-            let entry = self.log.get(next).expect("what is not committed is in memory");
-            self.leading.uncommitted_bytes -= entry.weight();
-            next = next.next();
+        let next = self.commit_index.max(self.leading.first_index).next();
+        if next <= index {
+            assert!(next >= self.log.window_first(), "what is not committed is in memory");
+            self.leading.uncommitted_bytes -= self.log.weigh(next, index);
         }
     }
 
