@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_global_executor::{GlobalExecutorConfig, init_with_config};
 use async_std::channel;
 use async_std::task::block_on;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -52,6 +53,7 @@ const FILES_MAX: u64 = 65_536;
 #[must_use]
 pub fn run(config: Config) -> i32 {
     raise_open_files();
+    start_executor();
     match Node::start(config) {
         Ok(node) => node.run(),
         Err(why) => {
@@ -59,6 +61,18 @@ pub fn run(config: Config) -> i32 {
             1
         }
     }
+}
+
+/// Serves the sockets with a thread for every second core: the rest is for the Raft thread and the disk, and
+/// one more thread to wake up costs more than it does. What blocks has threads of its own.
+fn start_executor() {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    init_with_config(
+        GlobalExecutorConfig::default()
+            .with_env_var("ASYNC_STD_THREAD_COUNT")
+            .with_min_threads((cores / 2).max(1))
+            .with_thread_name_fn(|| "sockets".to_owned()),
+    );
 }
 
 /// The smallest cluster in which the others are a majority without the one that heals.
