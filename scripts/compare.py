@@ -52,7 +52,8 @@ Missing systems are installed from Debian's packages, which needs root, and stay
 All processes that it started are ended and their data is removed at the end, at Ctrl-C and at an error, too. The data
 is kept below $CARGO_TARGET_DIR (default target/) meanwhile: some gigabytes, and no file system in memory will do.
 
-With the default times it takes about 4 minutes a repeat, after the builds. Nothing else should run meanwhile.
+With the default times it takes about 6 minutes a repeat, after the builds (5 to 8 minutes the first time). Nothing
+else should run meanwhile.
 Exit codes: 0 measured, 1 a cell failed (the report says which), 2 wrong options, 77 it cannot run here.
 """
 

@@ -2,8 +2,8 @@
 
 use std::error::Error;
 use std::future::{Future, ready};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -37,6 +37,9 @@ const RATE: u64 = 50;
 
 /// Time for workers to be there before anything is submitted.
 const WORKERS_READY: Duration = Duration::from_millis(1500);
+
+/// Before a worker that broke is started again.
+const WORKER_PAUSE: Duration = Duration::from_millis(300);
 
 /// Before a refused submit is tried again.
 const REFUSED_PAUSE: Duration = Duration::from_millis(20);
@@ -290,30 +293,28 @@ impl Sink {
 }
 
 /// Keeps workers running; one that breaks is started again.
-fn start_workers<S: System>(system: &Arc<S>, sink: &Arc<Sink>) -> Vec<JoinHandle<()>> {
-    (0..WORKERS)
-        .map(|number| {
-            let (system, sink) = (Arc::clone(system), Arc::clone(sink));
-            tokio::spawn(async move {
-                loop {
-                    match system.work(number, Arc::clone(&sink)).await {
-                        Ok(()) => eprintln!("worker {number} ended"),
-                        Err(error) => eprintln!("worker {number}: {error}"),
-                    }
-                    sleep(Duration::from_millis(300)).await;
+fn start_workers<S: System>(system: &Arc<S>, sink: &Arc<Sink>) {
+    for number in 0..WORKERS {
+        let (system, sink) = (Arc::clone(system), Arc::clone(sink));
+        tokio::spawn(async move {
+            loop {
+                match system.work(number, Arc::clone(&sink)).await {
+                    Ok(()) => eprintln!("worker {number} ended"),
+                    Err(error) => eprintln!("worker {number}: {error}"),
                 }
-            })
-        })
-        .collect()
+                sleep(WORKER_PAUSE).await;
+            }
+        });
+    }
 }
 
 /// Whole jobs: submitted, assigned, completed, as many as go.
 pub async fn cycle<S: System>(system: Arc<S>, load: &Load) -> Res<Value> {
     let sink = Sink::new();
-    let mut tasks = start_workers(&system, &sink);
+    start_workers(&system, &sink);
     sleep(WORKERS_READY).await;
     let shared = Shared::new(system);
-    tasks.extend((0..CYCLE_CALLERS).map(|slot| {
+    for slot in 0..CYCLE_CALLERS {
         let (shared, sink) = (Arc::clone(&shared), Arc::clone(&sink));
         tokio::spawn(async move {
             while let Ok(room) = sink.room.acquire().await {
@@ -322,8 +323,8 @@ pub async fn cycle<S: System>(system: Arc<S>, load: &Load) -> Res<Value> {
                     room.forget();
                 }
             }
-        })
-    }));
+        });
+    }
     sleep(load.warm_up).await;
     let refused = shared.refused_so_far().await;
     let before = Reading::take(&load.pids);
@@ -332,7 +333,7 @@ pub async fn cycle<S: System>(system: Arc<S>, load: &Load) -> Res<Value> {
     sink.counts.store(false, Relaxed);
     let used = Reading::take(&load.pids).since(&before);
     let refused = shared.refused_so_far().await.saturating_sub(refused);
-    tasks.iter().for_each(JoinHandle::abort);
+    // Workers and callers end with the process.
     let jobs = sink.completed.load(Relaxed);
     if jobs == 0 {
         return Err("no job was completed in the time that counts".into());
@@ -346,10 +347,10 @@ pub async fn cycle<S: System>(system: Arc<S>, load: &Load) -> Res<Value> {
 /// Few jobs and idle workers: how soon a submit is acknowledged, and how soon a worker has the job.
 pub async fn latency<S: System>(system: Arc<S>, load: &Load) -> Res<Value> {
     let sink = Sink::new();
-    let workers = start_workers(&system, &sink);
+    start_workers(&system, &sink);
     sleep(WORKERS_READY).await;
     let shared = Shared::new(system);
-    let callers: Mutex<Vec<JoinHandle<()>>> = Mutex::default();
+    let mut callers = Vec::new();
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / RATE as u32);
     let warm_ups = RATE * load.warm_up.as_secs();
     let mut before = Reading::take(&load.pids);
@@ -359,17 +360,15 @@ pub async fn latency<S: System>(system: Arc<S>, load: &Load) -> Res<Value> {
             before = Reading::take(&load.pids);
         }
         let (shared, is_counted) = (Arc::clone(&shared), number >= warm_ups);
-        let caller = tokio::spawn(async move {
+        callers.push(tokio::spawn(async move {
             let took = shared.request(number as usize, 1, is_counted).await;
             if let Some(took) = took.filter(|_| is_counted) {
                 shared.latencies.record(number as usize, took);
                 shared.done.fetch_add(1, Relaxed);
             }
-        });
-        callers.lock().unwrap_or_else(PoisonError::into_inner).push(caller);
+        }));
     }
     let used = Reading::take(&load.pids).since(&before);
-    let callers = callers.into_inner().unwrap_or_else(PoisonError::into_inner);
     let end = Instant::now() + PATIENCE;
     for caller in callers {
         if timeout(end.saturating_duration_since(Instant::now()), caller).await.is_err() {
@@ -384,7 +383,6 @@ pub async fn latency<S: System>(system: Arc<S>, load: &Load) -> Res<Value> {
         }
         sleep(Duration::from_millis(10)).await;
     }
-    workers.iter().for_each(JoinHandle::abort);
     if jobs == 0 {
         return Err("no submit was taken".into());
     }
