@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -230,6 +231,19 @@ class Run:
                 self.system(repeat, name)
 
 
+def file_system(folder):
+    """Returns the name of the file system that a folder is on; statfs has one name for ext2, ext3 and ext4."""
+    folder, found = Path(folder).resolve(), (0, "an unknown file system")
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        # Blanks in a mount point are written as in C.
+        point = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), before.split()[4]))
+        # What is mounted later on the same point hides what was there.
+        if folder.is_relative_to(point) and len(point.parts) >= found[0]:
+            found = len(point.parts), after.split()[0]
+    return found[1]
+
+
 def machine(args, folder):
     """Tells what it runs on."""
     lines = [line for name in ("/etc/os-release", "/proc/cpuinfo") for line in Path(name).read_text().splitlines()]
@@ -243,7 +257,7 @@ def machine(args, folder):
         "cpu": value("model name", ":", platform.machine()),
         "kernel": platform.release(),
         "system": value("PRETTY_NAME=", "=", "an unknown Linux"),
-        "disk": said("stat", "-f", "-c", "%T", str(folder)).strip(),
+        "disk": file_system(folder),
         "repeats": args.repeats,
         "secs": args.secs,
     }

@@ -155,12 +155,12 @@ class Cluster:
         folder.mkdir(exist_ok=True)
         return folder
 
-    def run(self, name, command, env=None):
+    def run(self, name, command, env=None, stdin=subprocess.DEVNULL):
         """Starts a process in a session of its own, so that Ctrl-C is this program's alone."""
         env = {**os.environ, **(env or {}), MARK: str(self.folder)}
         with open(self.folder / f"{name}.log", "ab") as log:
             child = subprocess.Popen(
-                [str(word) for word in command], cwd=self.folder, env=env, stdin=subprocess.DEVNULL, stdout=log,
+                [str(word) for word in command], cwd=self.folder, env=env, stdin=stdin, stdout=log,
                 stderr=log, start_new_session=True,
             )
         self.children.append((name, child))
@@ -375,31 +375,37 @@ class Rabbit(Cluster):
 
 
 class Floor(Cluster):
-    """No product: the least that a commit on the disks of a majority can be here (tests/compare/src/floor_node.rs)."""
+    """No product: the least that a commit on the disks of a majority can be here (src/bench/floor.rs)."""
 
     name = "floor"
     cells = ("submit", "batch")
 
-    def make(self, ports):
-        self.addrs = [f"127.0.0.1:{port}" for port in ports.take(NODES)]
+    def make(self, _ports):
+        """Its nodes choose their ports themselves."""
 
     def start(self):
-        for number, addr in enumerate(self.addrs):
-            words = ["floor-node", "--listen", addr, "--dir", self.node_folder(number)]
-            followers = ["--followers", ",".join(self.addrs[1:])] if number == 0 else []
-            self.run(f"node{number}", [self.programs["driver"], *words, *followers])
+        followers = [self.start_node(number) for number in range(1, NODES)]
+        self.addrs = [self.start_node(0, "--leads", ",".join(followers))]
+
+    def start_node(self, number, *leads):
+        """Starts a node and returns the address that it tells. It ends when its stdin does."""
+        name = f"node{number}"
+        words = [self.programs["raftq"], "bench", "floor-node", "--dir", self.node_folder(number), *leads]
+        self.run(name, words, stdin=subprocess.PIPE)
+        self.until(lambda: self.told(name), READY_S, f"{name} of the floor tells no address")
+        return self.told(name)[0]
+
+    def told(self, name):
+        """Returns what a node has told so far: its address, then that it is ready."""
+        lines = (self.folder / f"{name}.log").read_text(errors="replace").splitlines()
+        return [line for line in lines if line == "ready" or re.fullmatch(r"127\.0\.0\.1:\d+", line)]
 
     def is_ready(self):
-        host, port = self.addrs[0].split(":")
-        try:
-            socket.create_connection((host, int(port)), timeout=ASK_S).close()
-        except OSError:
-            return False
-        return True
+        return all("ready" in self.told(name) for name, _child in self.children)
 
     @staticmethod
     def version(_programs):
-        return "no product: tests/compare/src/floor_node.rs"
+        return "no product: `raftq bench floor-node`"
 
 
 SYSTEMS = {system.name: system for system in (Raftq, Etcd, Rabbit, Nats, Floor)}

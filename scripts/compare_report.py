@@ -148,6 +148,55 @@ SECTIONS = [
 ]
 
 
+# What stands in the first table: its columns, each a cell.
+SHORT_CELLS = {
+    "submit-1": "1 in flight", "submit-64": "64 in flight", "submit-1024": "1024 in flight",
+    "batch": "100 a request, 16 in flight", "cycle": "whole cycle",
+}
+
+
+def short(results, cores):
+    """Returns the table of raftq alone: its figures, and how they stand to the others'."""
+    cells = [cell for cell in SHORT_CELLS if results.values(cell, OURS, "jobs_per_s")]
+    if not cells:
+        return []
+
+    def row(title, values_of, shown=plain):
+        row = [title, *(spread(values_of(cell), shown) for cell in cells)]
+        return [row] if any(word != "-" for word in row[1:]) else []
+
+    def own(path):
+        return lambda cell: results.values(cell, OURS, path)
+
+    def to(system, path="jobs_per_s"):
+        return lambda cell: results.ratio(cell, system, path)
+
+    def tail(cell):
+        p50, p99 = (results.by_repeat(cell, OURS, f"latency.{name}_ms") for name in ("p50", "p99"))
+        return [p99[repeat] / p50[repeat] for repeat in p50 if p50[repeat]]
+
+    def driver(cell):
+        return [value / cores for value in results.values(cell, OURS, "driver_cores")]
+
+    rows = row("jobs/s", own("jobs_per_s")) + row("p50 ms", own("latency.p50_ms"))
+    rows += row("p99 ms", own("latency.p99_ms")) + row("p99 / p50", tail)
+    rows += row("share of the floor", to("floor"), percent)
+    rows += row("p50, as a multiple of the floor's", to("floor", "latency.p50_ms"))
+    for system, remark in (("etcd", ""), ("rabbitmq", ""), ("nats", ", which syncs nothing")):
+        rows += row(f"jobs/s, as a multiple of {system}'s{remark}", to(system))
+    rows += row("server CPU µs a job", own("server_us_per_job"))
+    rows += row("refused tries", own("refused_share"), percent)
+    rows += row("the driver's share of all cores", driver, percent)
+    return [table(["raftq", *(SHORT_CELLS[cell] for cell in cells)], rows)]
+
+
+def short_latency(results):
+    """Returns a sentence on a cluster with little to do."""
+    figures = [(name, results.values("latency", OURS, f"{name}.p50_ms")) for name in ("acknowledged", "delivered")]
+    told = [f"{name} {spread(values, plain)} ms" for name, values in figures if values]
+    return [f"raftq with 50 jobs a second and idle workers, p50: {', '.join(told)}."] if told else []
+
+
 def render(records, machine, versions):
     """Returns the whole report as Markdown."""
     results = Results(records)
@@ -160,6 +209,8 @@ def render(records, machine, versions):
         f"repeats: {machine['repeats']}, of {machine['secs']} s a cell.",
         INTRO,
     ]
+    if in_short := short(results, machine["cores"]) + short_latency(results):
+        parts += ["### raftq in short", *in_short]
     for cell, title, columns in SECTIONS:
         if made := results.table(cell, columns):
             parts += [f"### {title}", made]

@@ -3,14 +3,12 @@
 mod etcd;
 mod figures;
 mod floor;
-mod floor_node;
 mod load;
 mod nats;
 mod rabbit;
 mod raftq;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +19,6 @@ use crate::load::{Load, Res, System};
 
 const USAGE: &str = "\
 usage: raftq-compare CELL SYSTEM --endpoints A,B,C [--pids P,...] [--in-flight N] [--batch N] [--secs S] [--warm-up S]
-       raftq-compare floor-node --listen HOST:PORT --dir DIR [--followers A,B]
 CELL is prepare, submit, cycle or latency; SYSTEM is raftq, etcd, rabbitmq, nats or floor.";
 
 /// How long connecting and preparing may take.
@@ -48,11 +45,6 @@ impl Options {
             }
         }
         Ok(Self(options))
-    }
-
-    fn text(&self, name: &str) -> Res<&str> {
-        let found = self.0.get(name).map(String::as_str);
-        found.ok_or_else(|| format!("--{name} is missing\n{USAGE}").into())
     }
 
     fn number(&self, name: &str, default: u32) -> Res<u32> {
@@ -123,18 +115,12 @@ async fn drive(cell: &str, system: &str, options: &Options) -> Res<Value> {
 }
 
 fn run(words: &[String]) -> Res<()> {
-    let [verb, rest @ ..] = words else { return Err(USAGE.into()) };
-    if verb == "floor-node" {
-        let options = Options::parse(rest)?;
-        let dir = Path::new(options.text("dir")?);
-        return Ok(floor_node::run(options.text("listen")?, dir, &options.list("followers"))?);
-    }
-    let [system, rest @ ..] = rest else { return Err(USAGE.into()) };
+    let [cell, system, rest @ ..] = words else { return Err(USAGE.into()) };
     let options = Options::parse(rest)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-    println!("{}", runtime.block_on(drive(verb, system, &options))?);
+    println!("{}", runtime.block_on(drive(cell, system, &options))?);
     Ok(())
 }
 
