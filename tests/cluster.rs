@@ -261,6 +261,7 @@ fn a_node_far_behind_catches_up_by_a_streamed_snapshot_without_a_new_term() {
     let window: u64 =
         cluster.text_value(leader, "raft", "memory_entries").unwrap().parse().unwrap();
     assert!(window <= 1000, "{window} entries in memory");
+    assert!(metric(&cluster, leader, "raftq_snapshots_written_total") >= 1);
     cluster.spawn(behind);
     cluster.wait_whole();
     // Digests are taken every 64 entries, and a batch is one.
@@ -270,6 +271,15 @@ fn a_node_far_behind_catches_up_by_a_streamed_snapshot_without_a_new_term() {
     cluster.wait_digests(0);
     assert_eq!(cluster.status().unwrap()["term"], term, "no election was needed");
     assert!(cluster.log(behind).contains("snapshot"), "{}", cluster.log(behind));
+    assert!(metric(&cluster, leader, "raftq_snapshots_sent_total") >= 1);
+    assert!(metric(&cluster, behind, "raftq_snapshots_received_total") >= 1);
+}
+
+/// Asks a node over HTTP for one number.
+fn metric(cluster: &Cluster, node: usize, name: &str) -> u64 {
+    let answer = cluster.text(node, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    let value = answer.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    value.unwrap_or_else(|| panic!("no {name} in {answer}"))
 }
 
 #[test]

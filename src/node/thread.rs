@@ -325,7 +325,10 @@ impl Loop {
                 Input::LogRead { token, result }
             }
             Some(Event::Released { first_index }) => Input::Released { first_index },
-            Some(Event::SnapshotWritten { meta, bytes }) => Input::SnapshotWritten { meta, bytes },
+            Some(Event::SnapshotWritten { meta, bytes }) => {
+                self.metrics.snapshots_written.raise();
+                Input::SnapshotWritten { meta, bytes }
+            }
         };
         self.inputs.push(input);
     }
