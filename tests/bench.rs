@@ -11,8 +11,9 @@
 #[expect(dead_code, reason = "shared with the other tests of real clusters, which use all of it")]
 mod harness;
 
-use std::fs;
-use std::process::{Command, Output, Stdio};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 
 use harness::{Cluster, scratch, until};
 use serde_json::Value;
@@ -119,32 +120,204 @@ fn a_leader_is_killed_and_nothing_acknowledged_is_lost() {
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "the cluster left something behind");
 }
 
-#[test]
-fn nodes_of_a_bench_that_is_killed_end_with_it() {
-    let dir = scratch("bench-killed");
-    let args = ["bench", "failover", "--dir", dir.to_str().unwrap()];
-    let mut bench = Command::new(env!("CARGO_BIN_EXE_raftq"))
-        .args(args)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let children = format!("/proc/{0}/task/{0}/children", bench.id());
-    let nodes: Vec<String> = until("three nodes", || {
-        let known = fs::read_to_string(&children).unwrap_or_default();
-        let known: Vec<String> = known.split_whitespace().map(str::to_owned).collect();
-        (known.len() == 3).then_some(known)
-    });
-    bench.kill().unwrap();
-    bench.wait().unwrap();
-    until("the end of its nodes", || {
-        // One that has ended may wait for a parent that looks at it.
+/// A bench under way. What it says on stderr is in a file, to be read meanwhile.
+struct Bench {
+    child: Child,
+    said: PathBuf,
+}
+
+impl Bench {
+    fn start(dir: &Path, args: &[&str]) -> Self {
+        let said = dir.join(format!("{}.said", args[0]));
+        let child = Command::new(env!("CARGO_BIN_EXE_raftq"))
+            .arg("bench")
+            .args(args)
+            .stdout(Stdio::null())
+            .stderr(File::create(&said).unwrap())
+            .spawn()
+            .unwrap();
+        Self { child, said }
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(&self.said).unwrap()
+    }
+
+    /// Waits until it has so many processes below it, and returns them.
+    fn children(&self, count: usize) -> Vec<String> {
+        let children = format!("/proc/{0}/task/{0}/children", self.child.id());
+        until("the processes of a bench", || {
+            let known = fs::read_to_string(&children).unwrap_or_default();
+            let known: Vec<String> = known.split_whitespace().map(str::to_owned).collect();
+            (known.len() == count).then_some(known)
+        })
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// Waits for its end, and returns the exit code.
+    fn end(&mut self) -> Option<i32> {
+        until("the end of a bench", || self.child.try_wait().unwrap()).code()
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if self.child.kill().and_then(|()| self.child.wait()).is_err() || std::thread::panicking() {
+            eprintln!("--- a bench said\n{}", self.said());
+        }
+    }
+}
+
+/// Waits until none of these processes runs. One that has ended may wait for a parent that looks at it.
+fn until_ended(pids: &[String]) {
+    until("the end of what a bench has started", || {
         let runs = |pid: &String| {
             let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             status.contains("(raftq)") && !status.contains(") Z ")
         };
-        (!nodes.iter().any(runs)).then_some(())
+        (!pids.iter().any(runs)).then_some(())
     });
+}
+
+fn entries(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// Lists the jobs of a bench that have not ended.
+fn left(cluster: &Cluster) -> String {
+    let list = |status| cluster.ok(&["list", "--queue", "bench", "--status", status, "--json"]);
+    list("pending") + &list("running")
+}
+
+fn wait_for_jobs(cluster: &Cluster) {
+    let first = ["list", "--queue", "bench", "--limit", "1", "--json"];
+    until("a job of a bench", || (!cluster.ok(&first).is_empty()).then_some(()));
+}
+
+#[test]
+fn a_bench_that_is_told_to_stop_cancels_its_jobs_and_ends_its_floor() {
+    let dir = scratch("bench-stopped");
+    let floor = dir.join("floor");
+    for (args, floor_nodes, signal, code) in [
+        (&["submit", "--repeats=2"][..], 1, "-INT", 130),
+        (&["batch", "--jobs=10"], 1, "-TERM", 143),
+        (&["cycle", "--workers=2"], 0, "-INT", 130),
+        (&["latency", "--rate=500"], 0, "-TERM", 143),
+    ] {
+        let cluster = Cluster::start("bench-stopped", 1, &["--slots", "0"]);
+        let addrs = cluster.addrs();
+        let mut args = [args, &["--secs", "600", "--addrs", &addrs]].concat();
+        if floor_nodes > 0 {
+            args.extend(["--floor-dir", floor.to_str().unwrap()]);
+        }
+        let mut bench = Bench::start(&dir, &args);
+        wait_for_jobs(&cluster);
+        let children = bench.children(floor_nodes);
+        bench.signal(signal);
+        assert_eq!(bench.end(), Some(code), "{args:?}");
+        assert_eq!(left(&cluster), "", "{args:?}");
+        assert!(!bench.said().contains("Left behind"), "{args:?}");
+        until_ended(&children);
+        if floor_nodes > 0 {
+            assert_eq!(entries(&floor), [""; 0], "{args:?}");
+        }
+    }
+    fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn a_bench_whose_leader_is_killed_cancels_its_jobs() {
+    let mut cluster = Cluster::start("bench-broken", 3, &["--slots", "0"]);
+    let (dir, addrs) = (scratch("bench-broken"), cluster.addrs());
+    let floor = dir.join("floor");
+    let args = ["submit", "--secs", "600", "--addrs", &addrs, "--floor-dir"];
+    let mut bench = Bench::start(&dir, &[&args[..], &[floor.to_str().unwrap()]].concat());
+    wait_for_jobs(&cluster);
+    cluster.kill(cluster.leader());
+    assert_eq!(bench.end(), Some(1));
+    assert!(!bench.said().contains("Left behind"));
+    assert_eq!(left(&cluster), "");
+    assert_eq!(entries(&floor), [""; 0]);
+    fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn a_second_signal_ends_a_bench_at_once_and_what_it_leaves_can_be_cancelled() {
+    let cluster = Cluster::start("bench-hurried", 1, &["--slots", "0"]);
+    let (dir, addrs) = (scratch("bench-hurried"), cluster.addrs());
+    let args = ["submit", "--secs", "600", "--timeout", "600s", "--addrs", &addrs, "--floor-dir"];
+    let mut bench = Bench::start(&dir, &[&args[..], &[dir.to_str().unwrap()]].concat());
+    wait_for_jobs(&cluster);
+    let children = bench.children(1);
+    // A node that stands still answers no cancel.
+    cluster.signal(1, "STOP");
+    bench.signal("-TERM");
+    until("its word that it stops", || bench.said().contains("stopping").then_some(()));
+    bench.signal("-INT");
+    assert_eq!(bench.end(), Some(143));
+    let said = bench.said();
+    until_ended(&children);
+    assert!(!entries(&dir).iter().any(|name| name.starts_with("raftq-floor")), "{said}");
+    cluster.signal(1, "CONT");
+    assert_ne!(left(&cluster), "");
+    assert!(said.contains("Left behind"), "{said}");
+    let advice = said.lines().find(|line| line.contains("xargs")).unwrap();
+    let program = format!("raftq() {{ '{}' \"$@\"; }}; ", env!("CARGO_BIN_EXE_raftq"));
+    let advice =
+        advice.replace("xargs -r raftq", &format!("xargs -r '{}'", env!("CARGO_BIN_EXE_raftq")));
+    let done = Command::new("sh").args(["-c", &(program + &advice)]).status().unwrap();
+    assert!(done.success(), "{advice}");
+    assert_eq!(left(&cluster), "");
+    fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn a_failover_that_is_told_to_stop_leaves_nothing() {
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let dir = scratch("bench-failover-stopped");
+        let data = dir.join("data");
+        let mut bench = Bench::start(&dir, &["failover", "--dir", data.to_str().unwrap()]);
+        let nodes = bench.children(3);
+        bench.signal(signal);
+        assert_eq!(bench.end(), Some(code));
+        until_ended(&nodes);
+        assert_eq!(entries(&data), [""; 0]);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
+
+#[test]
+fn what_a_killed_bench_leaves_ends_with_it_or_goes_at_the_next_start() {
+    let dir = scratch("bench-killed");
+    let data = dir.join("data");
+    let at = data.to_str().unwrap();
+    let mut killed = Bench::start(&dir, &["failover", "--dir", at]);
+    let nodes = killed.children(3);
+    let dead = entries(&data);
+    killed.signal("-KILL");
+    assert_eq!(killed.end(), None);
+    until_ended(&nodes);
+    assert_eq!(entries(&data), dead);
+
+    let living = Bench::start(&dir, &["failover", "--dir", at]);
+    living.children(3);
+    let now = entries(&data);
+    assert!(now.len() == 1 && now != dead, "{now:?} after {dead:?}");
+    let kept = entries(&data.join(&now[0]));
+    let mut other = Bench::start(&dir, &["failover", "--dir", at]);
+    other.children(3);
+    let left = entries(&data.join(&now[0]));
+    assert!(kept.iter().all(|name| left.contains(name)), "{left:?} of {kept:?} of one that lives");
+    other.signal("-INT");
+    assert_eq!(other.end(), Some(130));
+    assert_eq!(entries(&data), now);
+    drop(living);
+    fs::remove_dir_all(&dir).unwrap();
 }
 
 #[test]

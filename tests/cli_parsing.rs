@@ -280,6 +280,7 @@ fn refusals_have_the_exit_codes_of_the_help() {
         [0, 1, 2, 3, 4, 5]
     );
     assert_eq!([Exit::Unknown, Exit::Denied, Exit::JobFailed].map(Exit::code), [6, 7, 8]);
+    assert_eq!([Exit::Interrupted, Exit::Terminated].map(Exit::code), [130, 143]);
 }
 
 fn job() -> JobView {

@@ -14,15 +14,20 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use crate::bench::load::{Line, Speech, Verdict};
 use crate::bench::own::end_with_stdin;
+use crate::bench::stop::Stop;
+use crate::bench::traces::{Place, Traces};
 
 /// Bytes of a node's log, zeroed before anything is written.
 const LOG_BYTES: u64 = 128 << 20;
@@ -35,6 +40,12 @@ const CHUNK_BYTES: usize = 64 << 10;
 
 /// The name of the log's file.
 const LOG_NAME: &str = "floor-log";
+
+/// What directories of a floor are named after.
+const KIND: &str = "raftq-floor";
+
+/// The pause between two looks at whether a start was told to stop.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// Number and length in front of a batch.
 const HEAD_BYTES: usize = 12;
@@ -125,7 +136,7 @@ fn tell(line: &str) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Group {
     nodes: Vec<Child>,
-    dir: PathBuf,
+    place: Place,
     leader: String,
 }
 
@@ -133,26 +144,31 @@ impl Group {
     /// Starts a floor of so many nodes with its logs inside `dir`, and returns when it serves.
     ///
     /// # Errors
-    /// What went wrong, in words.
-    pub fn start(nodes: usize, dir: &Path) -> Result<Self, String> {
-        let dir = dir.join(format!("raftq-floor-{}", std::process::id()));
-        let mut group = Self { nodes: Vec::new(), dir, leader: String::new() };
+    /// What went wrong, in words; also that it was told to stop.
+    pub fn start(nodes: usize, dir: &Path, traces: &Traces, stop: &Stop) -> Result<Self, String> {
+        let place = traces.place(dir, KIND)?;
+        let mut group = Self { nodes: Vec::new(), place, leader: String::new() };
         let mut followers = Vec::new();
         for number in 1..nodes.max(1) {
-            followers.push(group.start_node(number, None)?);
+            followers.push(group.start_node(number, None, stop)?);
         }
-        group.leader = group.start_node(0, Some(&followers))?;
+        group.leader = group.start_node(0, Some(&followers), stop)?;
         for node in &mut group.nodes {
-            if next_line(node)? != "ready" {
+            if next_line(node, stop)? != "ready" {
                 return Err("a node of the floor did not come up".into());
             }
         }
         Ok(group)
     }
 
-    fn start_node(&mut self, number: usize, leads: Option<&[String]>) -> Result<String, String> {
+    fn start_node(
+        &mut self,
+        number: usize,
+        leads: Option<&[String]>,
+        stop: &Stop,
+    ) -> Result<String, String> {
         let wrong = |error: io::Error| format!("the floor cannot start: {error}");
-        let dir = self.dir.join(number.to_string());
+        let dir = self.place.path().join(number.to_string());
         fs::create_dir_all(&dir).map_err(wrong)?;
         let program = std::env::current_exe().map_err(wrong)?;
         let mut command = Command::new(program);
@@ -160,9 +176,11 @@ impl Group {
         if let Some(followers) = leads {
             command.arg("--leads").arg(followers.join(","));
         }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        // In a group of its own, Ctrl-C is not for it: it ends when its stdin does.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         self.nodes.push(command.spawn().map_err(wrong)?);
-        self.nodes.last_mut().map_or_else(|| Err("no node".into()), next_line)
+        let node = self.nodes.last_mut().ok_or("no node")?;
+        next_line(node, stop)
     }
 
     /// Returns where it takes requests.
@@ -179,11 +197,20 @@ impl Group {
 }
 
 /// Reads a line of a node's stdout, byte by byte: what follows is for the next time.
-fn next_line(node: &mut Child) -> Result<String, String> {
+fn next_line(node: &mut Child, stop: &Stop) -> Result<String, String> {
     let out = node.stdout.as_mut().ok_or("a node of the floor has no stdout")?;
     let mut line = Vec::new();
     let mut byte = [0];
     loop {
+        loop {
+            stop.check()?;
+            let mut waits = [PollFd::new(&*out, PollFlags::IN)];
+            match poll(&mut waits, Some(&LOOK)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => break,
+                Err(error) => return Err(error.to_string()),
+            }
+        }
         match out.read(&mut byte).map_err(|error| error.to_string())? {
             0 => return Err("a node of the floor has ended".into()),
             _ if byte == *b"\n" => return Ok(String::from_utf8_lossy(&line).into_owned()),
@@ -198,9 +225,6 @@ impl Drop for Group {
             if let Err(error) = node.kill().and_then(|()| node.wait()) {
                 log::warn!("a node of the floor does not end: {error}");
             }
-        }
-        if let Err(error) = fs::remove_dir_all(&self.dir) {
-            log::warn!("{}: {error}", self.dir.display());
         }
     }
 }

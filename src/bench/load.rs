@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use hdrhistogram::Histogram;
 
-use crate::bench::submits::Jobs;
+use crate::bench::stop::Stop;
 use crate::node::clock::monotonic;
 
 /// The longest latency that is told apart; what takes longer counts as this, in nanoseconds.
@@ -21,6 +22,12 @@ const LATENCY_DIGITS: u8 = 3;
 
 /// How long an answer may take; then the run has failed. A node answers everything within 5.5 s.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The same for what is under way when the run is halted.
+const PATIENCE_HALTED: Duration = Duration::from_secs(6);
+
+/// The longest time without a look at whether the run is halted, or a line has broken.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -73,11 +80,6 @@ pub trait Speech: Send {
     /// # Errors
     /// What is wrong with the bytes.
     fn hear(&mut self, received: &mut BytesMut) -> Result<Option<(usize, Verdict)>, String>;
-
-    /// Returns the jobs that were made, to be removed afterwards.
-    fn jobs(&self) -> Option<&Jobs> {
-        None
-    }
 }
 
 /// Lets no more jobs be on their way, from submit to completion, than a number.
@@ -173,41 +175,58 @@ impl std::fmt::Debug for Line {
     }
 }
 
-/// Runs all lines side by side, each on a thread of its own. Returns what they have measured, and each line
-/// again. `mark` is called at both ends of the window.
+/// Runs all lines side by side, each on a thread of its own. Returns what they have measured. `mark` is called at
+/// both ends of the window. Whatever happens, no request is under way afterwards but on a line that broke.
 ///
 /// # Errors
-/// The first line that broke: a connection that closed, an answer that makes no sense, none for 15 s.
+/// It was stopped; or the first line that broke: a connection that closed, an answer that makes no sense, none for
+/// 15 s.
 pub fn run(
     lines: Vec<Line>,
     window: Window,
     gate: Option<&Arc<Gate>>,
+    stop: &Stop,
     mut mark: impl FnMut(),
-) -> Result<(Measured, Vec<Line>), String> {
+) -> Result<Measured, String> {
+    stop.check()?;
     let begin = monotonic();
-    let threads: Vec<_> = lines
+    let halt = Arc::new(AtomicBool::new(false));
+    let start = |line| {
+        let work = Loop::new(line, begin, window, gate.map(Arc::clone), Arc::clone(&halt));
+        std::thread::Builder::new().name("load".into()).spawn(move || work.run())
+    };
+    let threads: Vec<_> = lines.into_iter().map(start).collect();
+    let goes_on = || {
+        let ended = |thread: &io::Result<JoinHandle<_>>| match thread {
+            Ok(thread) => thread.is_finished(),
+            Err(_) => true,
+        };
+        stop.signal().is_none() && !threads.iter().any(ended)
+    };
+    for end in [window.warm_up, window.warm_up + window.time] {
+        let left = || (begin + end).saturating_sub(monotonic());
+        while !left().is_zero() && goes_on() {
+            std::thread::sleep(left().min(LOOK));
+        }
+        if left().is_zero() {
+            mark();
+        } else {
+            halt.store(true, Ordering::Relaxed);
+        }
+    }
+    let ends: Vec<Result<Measured, String>> = threads
         .into_iter()
-        .map(|line| {
-            let gate = gate.map(Arc::clone);
-            std::thread::Builder::new()
-                .name("load".into())
-                .spawn(move || Loop::new(line, begin, window, gate).run())
-                .map_err(|error| format!("cannot start a thread: {error}"))
+        .map(|thread| {
+            let thread = thread.map_err(|error| format!("cannot start a thread: {error}"))?;
+            thread.join().map_err(|_panic| "a connection's thread ended badly")?
         })
         .collect();
-    std::thread::sleep((begin + window.warm_up).saturating_sub(monotonic()));
-    mark();
-    std::thread::sleep((begin + window.warm_up + window.time).saturating_sub(monotonic()));
-    mark();
+    stop.check()?;
     let mut sum = Measured::default();
-    let mut back = Vec::new();
-    for thread in threads {
-        let ended = thread?.join().map_err(|_panic| "a connection's thread ended badly")?;
-        let (measured, line) = ended?;
-        sum.add(&measured);
-        back.push(line);
+    for measured in ends {
+        sum.add(&measured?);
     }
-    Ok((sum, back))
+    Ok(sum)
 }
 
 /// One line at work.
@@ -222,6 +241,10 @@ struct Loop {
     /// Places with a request under way.
     open: usize,
     gate: Option<Arc<Gate>>,
+    /// Raised, it ends now what would end later.
+    halt: Arc<AtomicBool>,
+    /// When bytes came last, or could not come.
+    heard_at: Duration,
     measured: Measured,
     out: BytesMut,
 }
@@ -236,8 +259,15 @@ enum Wait {
 }
 
 impl Loop {
-    fn new(line: Line, begin: Duration, window: Window, gate: Option<Arc<Gate>>) -> Self {
+    fn new(
+        line: Line,
+        begin: Duration,
+        window: Window,
+        gate: Option<Arc<Gate>>,
+        halt: Arc<AtomicBool>,
+    ) -> Self {
         let first = vec![begin; line.places];
+        let heard_at = begin;
         let begin = begin + window.warm_up;
         Self {
             open: line.places,
@@ -247,12 +277,14 @@ impl Loop {
             first,
             later: Vec::new(),
             gate,
+            halt,
+            heard_at,
             measured: Measured::default(),
             out: BytesMut::new(),
         }
     }
 
-    fn run(mut self) -> Result<(Measured, Line), String> {
+    fn run(mut self) -> Result<Measured, String> {
         for place in 0..self.line.places {
             self.begin(place, monotonic());
         }
@@ -266,8 +298,11 @@ impl Loop {
                 self.heard(place, verdict);
             }
             self.try_again();
+            if self.halt.load(Ordering::Relaxed) {
+                self.end = self.end.min(monotonic());
+            }
         }
-        Ok((self.measured, self.line))
+        Ok(self.measured)
     }
 
     fn begin(&mut self, place: usize, now: Duration) {
@@ -281,22 +316,33 @@ impl Loop {
         self.line.speech.ask(place, false, &mut self.out);
     }
 
-    /// Waits for bytes, or until a refused request is due.
+    /// Waits for bytes, until a refused request is due, or for a moment.
     fn read(&mut self, chunk: &mut [u8]) -> Result<(), String> {
         let due = self.later.iter().map(|(due, ..)| *due).min();
-        let wait = due.map_or(PATIENCE, |due| due.saturating_sub(monotonic()));
+        let wait = due.map_or(LOOK, |due| due.saturating_sub(monotonic()).min(LOOK));
         let wait = wait.max(Duration::from_millis(1));
         let set = self.line.stream.set_read_timeout(Some(wait));
         set.map_err(|error| format!("the connection takes no timeout: {error}"))?;
+        let patience = if self.halt.load(Ordering::Relaxed) { PATIENCE_HALTED } else { PATIENCE };
         match self.line.stream.read(chunk) {
             Ok(0) => Err("the node closed the connection".into()),
             Ok(count) => {
                 self.line.received.extend_from_slice(chunk.get(..count).unwrap_or_default());
+                self.heard_at = monotonic();
                 Ok(())
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
-            Err(error) if is_timeout(&error) && due.is_some() => Ok(()),
-            Err(error) if is_timeout(&error) => Err(format!("no answer for {PATIENCE:?}")),
+            Err(error) if is_timeout(&error) => {
+                let now = monotonic();
+                // While something waits here, there may be nothing to hear.
+                if due.is_some() {
+                    self.heard_at = now;
+                }
+                match now.saturating_sub(self.heard_at) < patience {
+                    true => Ok(()),
+                    false => Err(format!("no answer for {patience:?}")),
+                }
+            }
             Err(error) => Err(format!("the connection broke: {error}")),
         }
     }

@@ -6,6 +6,7 @@
 //!   else. What a replicated queue can reach at most is what it reaches here.
 //! - [`meter`] tells what processes and the machine have used; [`plot`] draws latency against load; [`own`] is a
 //!   cluster whose leader may be killed.
+//! - [`traces`] knows what was made meanwhile and has to go in the end; [`stop`] is the word to end early.
 //!
 //! A figure says something only beside another of the same run: machines differ, and one machine differs from
 //! minute to minute.
@@ -15,4 +16,6 @@ pub mod load;
 pub mod meter;
 pub mod own;
 pub mod plot;
+pub mod stop;
 pub mod submits;
+pub mod traces;

@@ -1,10 +1,16 @@
 //! A cluster of one's own, to be measured while its leader is killed.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+
+use crate::bench::traces::{Place, Traces};
+
+/// What directories of such a cluster are named after.
+const KIND: &str = "raftq-bench";
 
 /// Ends this process, as `kill -9` would, when its stdin ends: with whoever started it, however that ends.
 ///
@@ -20,10 +26,10 @@ pub fn end_with_stdin() -> io::Result<()> {
 }
 
 /// Nodes that run here: they end, and their data is removed, when this is dropped. If this process is killed, they
-/// end, and their data stays.
+/// end, and their data stays until the next such cluster starts in the same place.
 #[derive(Debug)]
 pub struct Own {
-    dir: PathBuf,
+    place: Place,
     addrs: Vec<String>,
     nodes: Vec<Child>,
 }
@@ -33,11 +39,9 @@ impl Own {
     ///
     /// # Errors
     /// What went wrong, in words.
-    pub fn start(nodes: usize, dir: &Path) -> Result<Self, String> {
-        let dir = dir.join(format!("raftq-bench-{}", std::process::id()));
-        let wrong =
-            |error: io::Error| format!("a cluster cannot start in {}: {error}", dir.display());
-        fs::create_dir_all(&dir).map_err(wrong)?;
+    pub fn start(nodes: usize, dir: &Path, traces: &Traces) -> Result<Self, String> {
+        let place = traces.place(dir, KIND)?;
+        let wrong = |error: io::Error| format!("a cluster cannot start: {error}");
         // All are held until all are known, so that no port is found twice.
         let free: Vec<TcpListener> = (0..nodes)
             .map(|_| TcpListener::bind("127.0.0.1:0"))
@@ -46,7 +50,7 @@ impl Own {
         let addrs = free.iter().map(|listener| listener.local_addr().map(|addr| addr.to_string()));
         let addrs = addrs.collect::<io::Result<Vec<String>>>().map_err(wrong)?;
         drop(free);
-        let mut own = Self { dir, addrs, nodes: Vec::new() };
+        let mut own = Self { place, addrs, nodes: Vec::new() };
         for place in 0..nodes {
             let node = own.spawn(place)?;
             own.nodes.push(node);
@@ -60,7 +64,8 @@ impl Own {
         let addr = self.addrs.get(place).ok_or("no such node")?;
         let peers: Vec<String> =
             self.addrs.iter().enumerate().map(|(at, addr)| format!("{}={addr}", at + 1)).collect();
-        let log = File::options().create(true).append(true).open(self.dir.join(format!("log{id}")));
+        let dir = self.place.path();
+        let log = File::options().create(true).append(true).open(dir.join(format!("log{id}")));
         Command::new(std::env::current_exe().map_err(wrong)?)
             .args([
                 "node",
@@ -75,10 +80,12 @@ impl Own {
                 "--end-with-stdin",
             ])
             .arg("--data")
-            .arg(self.dir.join(format!("node{id}")))
+            .arg(dir.join(format!("node{id}")))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log.map_err(wrong)?)
+            // In a group of its own, Ctrl-C is not for it: it ends when its stdin does.
+            .process_group(0)
             .spawn()
             .map_err(wrong)
     }
@@ -117,9 +124,6 @@ impl Drop for Own {
             if let Err(error) = node.kill().and_then(|()| node.wait()) {
                 log::warn!("a node does not end: {error}");
             }
-        }
-        if let Err(error) = fs::remove_dir_all(&self.dir) {
-            log::warn!("{}: {error}", self.dir.display());
         }
     }
 }

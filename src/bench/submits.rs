@@ -2,15 +2,16 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::bench::load::{Line, Speech, Verdict};
-use crate::client::job::new_id;
+use crate::bench::traces::Block;
 use crate::jobs::job::{Body, NewJob};
-use crate::types::{JobId, QueueName};
+use crate::types::QueueName;
 use crate::wire::frame::{BODY_BYTES_MAX, Frame, FrameCodec, PREAMBLE};
 use crate::wire::hello::Greeting;
 use crate::wire::message::{Code, Hello, Refusal, Reply, Request};
@@ -21,43 +22,24 @@ pub const QUEUE: &str = "bench";
 /// How long connecting and greeting may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Makes jobs of one size with ids of one block, so that all of them can be named again.
+/// Makes jobs of one size.
 #[derive(Clone, Debug)]
-pub struct Jobs {
-    base: u128,
-    next: u64,
+struct Jobs {
+    ids: Arc<Block>,
     queue: QueueName,
     payload: Bytes,
 }
 
 impl Jobs {
-    /// Makes a new block of ids.
-    #[must_use]
-    pub fn new(payload_bytes: usize) -> Self {
+    fn new(payload_bytes: usize, ids: Arc<Block>) -> Self {
         // Any bytes will do that nothing on the way could compress.
         let payload: Bytes = (0..payload_bytes).map(|_| fastrand::u8(..)).collect();
-        Self {
-            // The block is as large as 32 bits are: the time in an id stands in front of them.
-            base: u128::from_be_bytes(new_id().0) & !u128::from(u32::MAX),
-            next: 0,
-            queue: QueueName::new(QUEUE).unwrap_or_default(),
-            payload,
-        }
+        Self { ids, queue: QueueName::new(QUEUE).unwrap_or_default(), payload }
     }
 
-    fn make(&mut self) -> NewJob {
-        let id = self.id(self.next);
-        self.next += 1;
-        NewJob { id, queue: self.queue.clone(), body: Body::Payload(self.payload.clone()) }
-    }
-
-    fn id(&self, number: u64) -> JobId {
-        JobId((self.base | u128::from(number)).to_be_bytes())
-    }
-
-    /// Returns the ids of all that were made, in order.
-    pub fn ids(&self) -> impl Iterator<Item = JobId> {
-        (0..self.next).map(|number| self.id(number))
+    fn make(&self) -> NewJob {
+        let body = Body::Payload(self.payload.clone());
+        NewJob { id: self.ids.make(), queue: self.queue.clone(), body }
     }
 }
 
@@ -73,18 +55,18 @@ pub struct Submits {
 }
 
 impl Submits {
-    /// Prepares submits of `batch` jobs for so many places.
+    /// Prepares submits of `batch` jobs for so many places, with ids of a block.
     #[must_use]
-    pub fn new(payload_bytes: usize, batch: usize, places: usize) -> Self {
+    pub fn new(payload_bytes: usize, batch: usize, places: usize, ids: Arc<Block>) -> Self {
         Self {
-            jobs: Jobs::new(payload_bytes),
+            jobs: Jobs::new(payload_bytes, ids),
             batch: batch.max(1),
             requests: vec![Request::Ping; places],
             codec: FrameCodec::new(BODY_BYTES_MAX),
         }
     }
 
-    fn request(&mut self) -> Request {
+    fn request(&self) -> Request {
         match self.batch {
             1 => Request::SubmitJob(self.jobs.make()),
             many => Request::SubmitBatch((0..many).map(|_| self.jobs.make()).collect()),
@@ -126,10 +108,6 @@ impl Speech for Submits {
             other => return Err(format!("a submit is answered with {other:?}")),
         };
         Ok(Some((place, verdict)))
-    }
-
-    fn jobs(&self) -> Option<&Jobs> {
-        Some(&self.jobs)
     }
 }
 

@@ -12,14 +12,15 @@ use crate::bench::floor::{self, Group};
 use crate::bench::load::{self, Line, Measured, Window};
 use crate::bench::meter::{Servers, Used};
 use crate::bench::plot::{self, Point, Series};
+use crate::bench::stop::Stop;
 use crate::bench::submits::{self, Submits};
+use crate::cli::bench_end::{Run, measured};
 use crate::cli::bench_jobs::{self, CycleArgs, FailoverArgs, LatencyArgs};
 use crate::cli::exit::{Exit, Failure, Outcome, narrate};
 use crate::cli::out::{Column, Out, Table};
 use crate::cli::session::Session;
 use crate::cli::target::Origin;
 use crate::cli::values;
-use crate::types::JobId;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,10 +34,10 @@ Examples:
 
 The floor is the least that a durable commit on a majority can cost on this machine: a leader and followers that write,
 sync and count, without consensus or a queue. Rounds of both alternate, so that what the machine does meanwhile meets
-both; the figures are medians of the rounds. Jobs that a bench submits are cancelled when it ends.";
-
-/// Jobs named in one cancel.
-const CANCELLED_AT_ONCE: usize = 1000;
+both; the figures are medians of the rounds. Jobs that a bench submits are cancelled when it ends, also when it fails;
+SIGINT (Ctrl-C, exit code 130) and SIGTERM (143) end it early and do the same, a second one at once. What a bench that
+is killed leaves are its jobs in the queue bench, and raftq-floor-* or raftq-bench-* where its logs were kept, which
+the next one there removes.";
 
 /// Requests in flight on one connection, unless told otherwise.
 const IN_FLIGHT_OF_ONE: usize = 64;
@@ -188,16 +189,28 @@ pub fn run(
     out: &mut Out,
 ) -> Outcome {
     match &args.verb {
-        BenchVerb::Submit(load) => of_cluster("submit", load, 1, &open()?, out),
-        BenchVerb::Batch(args) => {
-            of_cluster("batch", &args.load, usize::from(args.jobs), &open()?, out)
+        BenchVerb::Submit(load) => {
+            of_session(&open()?, |session, run| of_cluster("submit", load, 1, session, run, out))
         }
-        BenchVerb::Cycle(args) => bench_jobs::cycle(args, &open()?, out),
-        BenchVerb::Latency(args) => bench_jobs::latency(args, &open()?, out),
-        BenchVerb::Failover(args) => bench_jobs::failover(args, json, out),
-        BenchVerb::Floor(args) => of_floor(args, json, out),
+        BenchVerb::Batch(args) => of_session(&open()?, |session, run| {
+            of_cluster("batch", &args.load, usize::from(args.jobs), session, run, out)
+        }),
+        BenchVerb::Cycle(args) => {
+            of_session(&open()?, |session, run| bench_jobs::cycle(args, session, run, out))
+        }
+        BenchVerb::Latency(args) => {
+            of_session(&open()?, |session, run| bench_jobs::latency(args, session, run, out))
+        }
+        BenchVerb::Failover(args) => {
+            measured(None, |run| bench_jobs::failover(args, json, run, out))
+        }
+        BenchVerb::Floor(args) => measured(None, |run| of_floor(args, json, run, out)),
         BenchVerb::FloorNode(args) => floor_node(args),
     }
+}
+
+fn of_session(session: &Session, measure: impl FnOnce(&Session, &Run) -> Outcome) -> Outcome {
+    measured(Some(session), |run| measure(session, run))
 }
 
 /// One side of the comparison in one round.
@@ -232,26 +245,26 @@ impl Plan<'_> {
             .map_err(|why| Failure::new(Exit::Unreachable, why))
     }
 
-    /// Measures one round; returns the lines, for what they submitted.
-    fn round(&self, lines: Vec<Line>, servers: &Servers) -> Result<(Round, Vec<Line>), Failure> {
+    /// Measures one round.
+    fn round(&self, lines: Vec<Line>, servers: &Servers, stop: &Stop) -> Result<Round, Failure> {
         let time = Duration::from_secs(self.args.secs.into());
         let window = Window { warm_up: Duration::from_secs(1).min(time), time };
         let mut readings = Vec::new();
-        let ran = load::run(lines, window, None, || readings.push(servers.read()));
-        let (measured, lines) = ran.map_err(|why| Failure::new(Exit::Failure, why))?;
+        let ran = load::run(lines, window, None, stop, || readings.push(servers.read()));
+        let measured = ran.map_err(|why| Failure::new(Exit::Failure, why))?;
         let used = match &readings[..] {
             [before, after] => after.since(before),
             _ => Used::default(),
         };
-        Ok((Round { measured, used }, lines))
+        Ok(Round { measured, used })
     }
 
-    fn floor_round(&self, group: &Group) -> Result<Round, Failure> {
+    fn floor_round(&self, group: &Group, stop: &Stop) -> Result<Round, Failure> {
         let payload = self.args.payload;
         let lines =
             self.lines(|places| floor::connect(group.addr(), payload, self.batch, places))?;
         let servers = Servers { pids: group.pids(), addrs: Vec::new() };
-        Ok(self.round(lines, &servers)?.0)
+        self.round(lines, &servers, stop)
     }
 }
 
@@ -373,24 +386,24 @@ fn floor_dir(args: &LoadArgs, session: Option<&Session>) -> PathBuf {
     beside.unwrap_or_else(std::env::temp_dir)
 }
 
-fn start_floor(nodes: usize, dir: &Path) -> Result<Group, Failure> {
+fn start_floor(nodes: usize, dir: &Path, run: &Run) -> Result<Group, Failure> {
     narrate(&format!("starting a floor of {nodes} nodes in {}", dir.display()));
-    Group::start(nodes, dir).map_err(|why| {
+    Group::start(nodes, dir, &run.traces, &run.stop).map_err(|why| {
         Failure::new(Exit::Failure, why)
             .hint("Another place for its logs: --floor-dir DIR; without a floor: --no-floor")
     })
 }
 
 /// Measures the floor alone.
-fn of_floor(args: &FloorArgs, json: bool, out: &mut Out) -> Outcome {
+fn of_floor(args: &FloorArgs, json: bool, run: &Run, out: &mut Out) -> Outcome {
     let nodes = usize::from(args.nodes);
-    let group = start_floor(nodes, &floor_dir(&args.load, None))?;
+    let group = start_floor(nodes, &floor_dir(&args.load, None), run)?;
     let in_flight = usize::from(args.load.in_flight);
     let plan = Plan { args: &args.load, batch: 1, in_flight };
     let mut rounds = Vec::new();
     for number in 1..=args.load.repeats {
         narrate(&format!("floor, {in_flight} in flight: round {number} of {}", args.load.repeats));
-        rounds.push(plan.floor_round(&group)?);
+        rounds.push(plan.floor_round(&group, &run.stop)?);
     }
     let figures = Figures::of(&rounds);
     if json {
@@ -454,12 +467,13 @@ fn of_cluster(
     args: &LoadArgs,
     batch: usize,
     session: &Session,
+    run: &Run,
     out: &mut Out,
 ) -> Outcome {
     let cluster = Cluster::find(session)?;
     let floor = match args.no_floor {
         true => None,
-        false => Some(start_floor(cluster.nodes, &floor_dir(args, Some(session)))?),
+        false => Some(start_floor(cluster.nodes, &floor_dir(args, Some(session)), run)?),
     };
     let loads: Vec<usize> = match args.plot {
         Some(_) => PLOTTED.to_vec(),
@@ -468,7 +482,7 @@ fn of_cluster(
     let mut points = [Vec::new(), Vec::new()];
     for in_flight in loads {
         let plan = Plan { args, batch, in_flight };
-        let (ours, floors) = compare(what, &plan, &cluster, floor.as_ref(), session)?;
+        let (ours, floors) = compare(what, &plan, &cluster, floor.as_ref(), session, run)?;
         show(what, &plan, &cluster, (&ours, floors.as_ref()), session.json(), out)?;
         for (points, figures) in points.iter_mut().zip([Some(&ours), floors.as_ref()]) {
             points.extend(figures.map(|figures| {
@@ -501,36 +515,24 @@ fn compare(
     cluster: &Cluster,
     floor: Option<&Group>,
     session: &Session,
+    run: &Run,
 ) -> Result<(Figures, Option<Figures>), Failure> {
     let (mut ours, mut floors) = (Vec::new(), Vec::new());
     let Plan { args, batch, in_flight } = *plan;
     for number in 1..=args.repeats {
         narrate(&format!("{what}, {in_flight} in flight: round {number} of {}", args.repeats));
         let connect = |places| {
-            submits::connect(&cluster.leader, Submits::new(args.payload, batch, places), places)
+            let submits = Submits::new(args.payload, batch, places, run.traces.block());
+            submits::connect(&cluster.leader, submits, places)
         };
-        let (round, lines) = plan.round(plan.lines(connect)?, &cluster.servers)?;
-        ours.push(round);
-        remove(&lines, session)?;
+        ours.push(plan.round(plan.lines(connect)?, &cluster.servers, &run.stop)?);
+        run.cancel_jobs(session)?;
         if let Some(floor) = floor {
-            floors.push(plan.floor_round(floor)?);
+            floors.push(plan.floor_round(floor, &run.stop)?);
         }
     }
     let floors = (!floors.is_empty()).then(|| Figures::of(&floors));
     Ok((Figures::of(&ours), floors))
-}
-
-/// Cancels what was submitted: nobody wants it.
-fn remove(lines: &[Line], session: &Session) -> Result<(), Failure> {
-    for line in lines {
-        let Some(jobs) = line.speech.jobs() else { continue };
-        let ids: Vec<JobId> = jobs.ids().collect();
-        for some in ids.chunks(CANCELLED_AT_ONCE) {
-            // What was never acknowledged may not be there.
-            drop(session.cancel(some)?);
-        }
-    }
-    Ok(())
 }
 
 fn show(

@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 use crate::bench::load::{self, Gate, Window, latencies, nanos};
 use crate::bench::meter::Servers;
 use crate::bench::own::Own;
+use crate::bench::stop::Stop;
 use crate::bench::submits::{self, QUEUE, Submits};
+use crate::cli::bench_end::Run;
 use crate::cli::exit::{Exit, Failure, Outcome, narrate};
 use crate::cli::out::{Column, Out, Table};
 use crate::cli::session::Session;
@@ -32,8 +34,17 @@ const SUBMITTERS: usize = 16;
 /// How long a leader is sought, and work under way may take at the end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long workers may take to end the last jobs before those are cancelled.
+const SETTLING_MAX: Duration = Duration::from_secs(2);
+
+/// How long one look at a cluster may take whose leader is killed.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The pause between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// The longest time that a thread which submits does not look at whether it is to end.
+const HALT_LOOK: Duration = Duration::from_millis(200);
 
 /// How long a submit may take while the leader is killed, with all its tries.
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -153,13 +164,13 @@ impl Workers {
 }
 
 /// Waits until something holds.
-fn until(what: &str, mut holds: impl FnMut() -> bool) -> Result<(), Failure> {
+fn until(stop: &Stop, what: &str, mut holds: impl FnMut() -> bool) -> Result<(), Failure> {
     let since = monotonic();
     while !holds() {
         if monotonic().saturating_sub(since) > PATIENCE {
             return Err(failed(format!("{what}: not within {PATIENCE:?}")));
         }
-        thread::sleep(LOOK);
+        stop.sleep(LOOK).map_err(failed)?;
     }
     Ok(())
 }
@@ -172,7 +183,7 @@ fn millis(histogram: &Histogram<u64>, quantile: f64) -> f64 {
 ///
 /// # Errors
 /// A [`Failure`] of the cluster or of stdout.
-pub fn cycle(args: &CycleArgs, session: &Session, out: &mut Out) -> Outcome {
+pub fn cycle(args: &CycleArgs, session: &Session, run: &Run, out: &mut Out) -> Outcome {
     let status = session.status()?;
     let leader = status.nodes.iter().find(|node| Some(node.id) == status.leader);
     let leader = leader.ok_or_else(|| failed("the cluster has no leader at the moment"))?;
@@ -190,17 +201,29 @@ pub fn cycle(args: &CycleArgs, session: &Session, out: &mut Out) -> Outcome {
     narrate(&format!("cycle: {} s with {} workers", args.secs, args.workers));
     let places = 64;
     let lines = (0..2)
-        .map(|_| submits::connect(&leader.addr, Submits::new(args.payload, 1, places), places))
+        .map(|_| {
+            let submits = Submits::new(args.payload, 1, places, run.traces.block());
+            submits::connect(&leader.addr, submits, places)
+        })
         .collect::<Result<Vec<_>, _>>()
         .map_err(failed)?;
     let window =
         Window { warm_up: Duration::from_secs(2), time: Duration::from_secs(args.secs.into()) };
     let mut marks = Vec::new();
-    let ran = load::run(lines, window, Some(&gate), || {
+    let ran = load::run(lines, window, Some(&gate), &run.stop, || {
         marks.push((servers.read(), gate.done.load(Ordering::Relaxed)));
     });
-    let (measured, _lines) = ran.map_err(failed)?;
-    until("the last jobs are done", || gate.done.load(Ordering::Relaxed) >= measured.done_ever)?;
+    let done = || gate.done.load(Ordering::Relaxed);
+    // What the workers still end need not be cancelled.
+    let since = monotonic();
+    while done() < run.traces.jobs_count() && monotonic().saturating_sub(since) < SETTLING_MAX {
+        thread::sleep(LOOK);
+    }
+    if done() >= run.traces.jobs_count() {
+        run.traces.forget_jobs();
+    }
+    let measured = ran.map_err(failed)?;
+    until(&run.stop, "the last jobs are done", || done() >= measured.done_ever)?;
     workers.stop()?;
     let [(before, done_before), (after, done_after)] = &marks[..] else {
         return Err(failed("the window has not two ends"));
@@ -257,22 +280,25 @@ pub fn cycle(args: &CycleArgs, session: &Session, out: &mut Out) -> Outcome {
 fn steadily<T: Send + 'static>(
     client: &Client,
     rate: u16,
-    stop: &Arc<AtomicBool>,
+    halt: &Arc<AtomicBool>,
     submit: impl Fn(&Client, Duration) -> T + Clone + Send + 'static,
 ) -> Result<Vec<JoinHandle<Vec<T>>>, Failure> {
     let begin = monotonic();
     let every = Duration::from_secs(1) / rate.into();
     (0..SUBMITTERS)
         .map(|first| {
-            let (client, stop, submit) = (client.clone(), Arc::clone(stop), submit.clone());
+            let (client, halt, submit) = (client.clone(), Arc::clone(halt), submit.clone());
             let run = move || {
                 let mut made = Vec::new();
                 let mut number = u32::try_from(first).unwrap_or_default();
-                while !stop.load(Ordering::Relaxed) {
+                while !halt.load(Ordering::Relaxed) {
                     let due = begin + every * number;
-                    thread::sleep(due.saturating_sub(monotonic()));
-                    made.push(submit(&client, due));
-                    number += u32::try_from(SUBMITTERS).unwrap_or(1);
+                    let wait = due.saturating_sub(monotonic());
+                    thread::sleep(wait.min(HALT_LOOK));
+                    if wait <= HALT_LOOK {
+                        made.push(submit(&client, due));
+                        number += u32::try_from(SUBMITTERS).unwrap_or(1);
+                    }
                 }
                 made
             };
@@ -293,7 +319,7 @@ fn joined<T>(threads: Vec<JoinHandle<Vec<T>>>) -> Result<Vec<T>, Failure> {
 ///
 /// # Errors
 /// A [`Failure`] of the cluster or of stdout.
-pub fn latency(args: &LatencyArgs, session: &Session, out: &mut Out) -> Outcome {
+pub fn latency(args: &LatencyArgs, session: &Session, run: &Run, out: &mut Out) -> Outcome {
     let addrs: Vec<String> = session.status()?.nodes.iter().map(|node| node.addr.clone()).collect();
     let delivered = Arc::new(Mutex::new(latencies()));
     let arrived = Arc::clone(&delivered);
@@ -307,23 +333,25 @@ pub fn latency(args: &LatencyArgs, session: &Session, out: &mut Out) -> Outcome 
     let client = Client::builder().seeds(addrs.iter().cloned()).build().map_err(failed)?;
     narrate(&format!("latency: {} jobs/s for {} s", args.rate, args.secs));
     let counts_from = monotonic() + Duration::from_secs(2);
+    let ids = run.traces.block();
     let submit = move |client: &Client, due: Duration| {
         let counts = due >= counts_from;
         // What is sent while all warms up carries no time.
         let stamp = if counts { nanos_since_start(due) } else { 0 };
         let mut payload = stamp.to_be_bytes().to_vec();
         payload.resize(256, 7);
-        let result = client.submit(Job::payload(QUEUE, payload));
+        let result = client.submit(Job::payload(QUEUE, payload).id(ids.make()));
         counts.then(|| (monotonic().saturating_sub(due), result.is_ok()))
     };
-    let stop = Arc::new(AtomicBool::new(false));
-    let threads = steadily(&client, args.rate, &stop, submit)?;
-    thread::sleep(Duration::from_secs(2 + u64::from(args.secs)));
-    stop.store(true, Ordering::Relaxed);
+    let halt = Arc::new(AtomicBool::new(false));
+    let threads = steadily(&client, args.rate, &halt, submit)?;
+    let slept = run.stop.sleep(Duration::from_secs(2 + u64::from(args.secs)));
+    halt.store(true, Ordering::Relaxed);
     let told: Vec<(Duration, bool)> = joined(threads)?.into_iter().flatten().collect();
+    slept.map_err(failed)?;
     let good = told.iter().filter(|(_, is_good)| *is_good).count();
     let count = || delivered.lock().unwrap_or_else(PoisonError::into_inner).len();
-    until("every job was delivered", || count() >= good as u64)?;
+    until(&run.stop, "every job was delivered", || count() >= good as u64)?;
     workers.stop()?;
     client.close();
     let mut acknowledged = latencies();
@@ -377,42 +405,43 @@ fn nanos_since_start(moment: Duration) -> u64 {
 ///
 /// # Errors
 /// A [`Failure`] of the cluster or of stdout; also if an acknowledged job is gone.
-pub fn failover(args: &FailoverArgs, json: bool, out: &mut Out) -> Outcome {
+pub fn failover(args: &FailoverArgs, json: bool, run: &Run, out: &mut Out) -> Outcome {
     let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let mut own = Own::start(args.nodes.into(), &dir).map_err(failed)?;
-    let client = Client::builder()
-        .seeds(own.addrs().iter().cloned())
-        .request_timeout(FAILOVER_TIMEOUT)
-        .build()
-        .map_err(failed)?;
+    let mut own = Own::start(args.nodes.into(), &dir, &run.traces).map_err(failed)?;
+    let seeds = own.addrs().to_vec();
+    let client = |time| {
+        let builder = Client::builder().seeds(seeds.iter().cloned()).request_timeout(time);
+        builder.build().map_err(failed)
+    };
+    let (client, looks) = (client(FAILOVER_TIMEOUT)?, client(LOOK_TIMEOUT)?);
     let submit = |client: &Client, due: Duration| -> (JobId, Duration, Duration, bool) {
         let id = new_id();
         let result = client.submit(Job::payload(QUEUE, vec![7; 256]).id(id));
         let now = monotonic();
         (id, now, now.saturating_sub(due), result.is_ok())
     };
-    let stop = Arc::new(AtomicBool::new(false));
+    let halt = Arc::new(AtomicBool::new(false));
     let mut threads = None;
     let mut kills = Vec::new();
     for number in 1..=args.kills {
-        until("all nodes are there", || whole(&client))?;
+        until(&run.stop, "all nodes are there", || whole(&looks))?;
         if threads.is_none() {
-            threads = Some(steadily(&client, args.rate, &stop, submit)?);
+            threads = Some(steadily(&client, args.rate, &halt, submit)?);
         }
-        thread::sleep(Duration::from_secs(2));
+        run.stop.sleep(Duration::from_secs(2)).map_err(failed)?;
         let mut found = None;
-        until("there is a leader", || {
-            found = leader(&client);
+        until(&run.stop, "there is a leader", || {
+            found = leader(&looks);
             found.is_some()
         })?;
         let leader = found.unwrap_or_default();
         narrate(&format!("failover: kill {number} of {}: the leader at {leader}", args.kills));
         kills.push(monotonic());
         own.kill(&leader).map_err(failed)?;
-        thread::sleep(Duration::from_secs(2));
+        run.stop.sleep(Duration::from_secs(2)).map_err(failed)?;
         own.restart(&leader).map_err(failed)?;
     }
-    stop.store(true, Ordering::Relaxed);
+    halt.store(true, Ordering::Relaxed);
     let told = joined(threads.unwrap_or_default())?;
     let mut times: Vec<Duration> =
         told.iter().filter(|(.., is_good)| *is_good).map(|(_, at, ..)| *at).collect();
@@ -433,6 +462,7 @@ pub fn failover(args: &FailoverArgs, json: bool, out: &mut Out) -> Outcome {
     gaps.sort_by(f64::total_cmp);
     let kept = check_kept(&client, &told)?;
     client.close();
+    looks.close();
     let (median, worst) =
         (crate::cli::bench::median(gaps.clone()), gaps.last().copied().unwrap_or_default());
     let mut latency = latencies();

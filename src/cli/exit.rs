@@ -26,6 +26,10 @@ pub enum Exit {
     Denied = 7,
     /// The job waited for has failed or was cancelled.
     JobFailed = 8,
+    /// A bench was ended early by SIGINT.
+    Interrupted = 130,
+    /// A bench was ended early by SIGTERM.
+    Terminated = 143,
 }
 
 impl Exit {
@@ -48,6 +52,8 @@ impl Exit {
             Self::Unreachable => 6,
             Self::Denied => 7,
             Self::Unknown => 8,
+            // These stand alone: whoever was interrupted has no jobs to weigh.
+            Self::Interrupted | Self::Terminated => 9,
         }
     }
 }

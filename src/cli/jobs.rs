@@ -241,7 +241,9 @@ fn show_failed(
         | Exit::Unreachable
         | Exit::Unhealthy
         | Exit::Denied
-        | Exit::JobFailed => refused,
+        | Exit::JobFailed
+        | Exit::Interrupted
+        | Exit::Terminated => refused,
     };
     out.line(&format!("{id}  {word}"))
 }

@@ -2,7 +2,7 @@
 //!
 //! - [`args`] is the grammar (what clap parses), [`run`] sends each verb to its file.
 //! - Verbs: [`submit`] and [`batch`], [`jobs`] (get, list, wait, cancel), [`workers`], [`cluster`],
-//!   [`log`], [`node`], [`sim`], [`mod@bench`] and [`bench_jobs`], [`doctor`].
+//!   [`log`], [`node`], [`sim`], [`mod@bench`], [`bench_jobs`] and [`bench_end`], [`doctor`].
 //! - Shared: [`values`] (durations, sizes, addresses), [`target`] (which nodes to ask), [`session`]
 //!   (the client library and what its errors mean for a user), [`shape`] (the JSON objects),
 //!   [`out`] (stdout, tables), [`exit`] (exit codes), [`deadline`] (time left).
@@ -13,6 +13,7 @@
 pub mod args;
 pub mod batch;
 pub mod bench;
+pub mod bench_end;
 pub mod bench_jobs;
 pub mod cluster;
 pub mod deadline;

@@ -162,7 +162,9 @@ pub fn once_taken(failure: Failure) -> Failure {
         | Exit::Unhealthy
         | Exit::Unknown
         | Exit::Denied
-        | Exit::JobFailed => failure,
+        | Exit::JobFailed
+        | Exit::Interrupted
+        | Exit::Terminated => failure,
     }
 }
 
