@@ -131,8 +131,8 @@ impl Worker {
 
     /// Hashes everything that changes seldom.
     fn record(&self) -> u128 {
-        let fold = Fold::new(b'w')
-            .bytes(self.id.as_str().as_bytes())
+        let mut fold = Fold::new(b'w');
+        fold.bytes(self.id.as_str().as_bytes())
             .u64(self.incarnation.0)
             .u64(u64::from(self.slots))
             .u8(self.state.code())

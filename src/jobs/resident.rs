@@ -192,8 +192,8 @@ fn cut(text: &str, bytes_max: usize) -> &str {
 /// Hashes what is long in an ending.
 #[must_use]
 pub fn ending_content(output: &[u8], error: Option<&str>) -> Content {
-    let fold = Fold::new(b'e').bytes(output).u8(u8::from(error.is_some()));
-    Content::of(fold.bytes(error.unwrap_or_default().as_bytes()))
+    let (has_error, error) = (u8::from(error.is_some()), error.unwrap_or_default());
+    Content::of(Fold::new(b'e').bytes(output).u8(has_error).bytes(error.as_bytes()))
 }
 
 /// Hashes what a job is.
@@ -316,14 +316,14 @@ impl Job {
     /// Hashes the whole record; bodies and outputs through the hashes kept of them.
     #[must_use]
     pub fn record(&self) -> u128 {
-        let fold = Fold::new(b'j')
-            .id(&self.id.0)
+        let mut fold = Fold::new(b'j');
+        fold.id(&self.id.0)
             .id(&self.content.0)
             .u64(self.sequence)
             .millis(self.created_ms)
             .u64(u64::from(self.attempt))
             .u8(status_code(self.status));
-        let fold = match &self.run {
+        match &self.run {
             None => fold.u8(0),
             Some(run) => fold
                 .u8(1)
@@ -332,7 +332,7 @@ impl Job {
                 .fence(run.fence)
                 .millis(run.started_ms),
         };
-        let fold = match &self.ending {
+        match &self.ending {
             None => fold.u8(0),
             Some(ending) => fold
                 .u8(1)
