@@ -13,7 +13,7 @@ target=${CARGO_TARGET_DIR:-target}
 case $target in /*) ;; *) target=$PWD/$target ;; esac
 export CARGO_TARGET_DIR=$target
 
-rows=(simulation planted histories model kill9 cuts-ext4 cuts-xfs damage sync-errors fuzz nemesis hostile overload)
+rows=(simulation planted histories model kill9 kill-full cuts-ext4 cuts-xfs damage sync-errors fuzz nemesis hostile overload)
 size=short chosen=()
 for word in "$@"; do
     case $word in
@@ -44,6 +44,8 @@ short_model() { scripts/model.sh small; }
 long_model() { scripts/model.sh middle; }
 short_kill9() { rm -rf "$logs/kill9" && scripts/kill9.sh 20 --out "$logs/kill9"; }
 long_kill9() { scripts/kill9.sh 300 --out "$logs/kill9"; }
+short_kill-full() { scripts/kill_full.sh --kills 8; }
+long_kill-full() { scripts/kill_full.sh --kills 100 && scripts/kill_full.sh --kills 100 --nodes 5; }
 cuts() { scripts/power_cuts.sh --fs "$1" --cuts "$2" --state "$logs/cuts-$1.json" $fresh; }
 short_cuts-ext4() { cuts ext4 5; }
 long_cuts-ext4() { cuts ext4 50; }
