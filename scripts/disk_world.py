@@ -23,6 +23,10 @@ class Lost(Exception):
     """A promise was broken: what was acknowledged is gone, nodes differ, or two led in one term."""
 
 
+class CannotLook(Exception):
+    """What was acknowledged may be there or not: it could not be looked at."""
+
+
 def say(text):
     print(text, flush=True)
 
@@ -288,8 +292,10 @@ def check_acked(cluster, ids, tend=lambda: None):
 
 def check_all(cluster, ids):
     """The leader's list holds every job ever acknowledged."""
-    out = cluster.cli("list", "--json", "--queue", "cuts", "--limit", "100000000", "--timeout", "60s", timeout=600).stdout
-    held = {json.loads(line)["id"] for line in out.splitlines()}
+    answer = cluster.cli("list", "--json", "--queue", "cuts", "--limit", "100000000", "--timeout", "60s", timeout=600)
+    if answer.returncode != 0:
+        raise CannotLook(f"the list of jobs broke off: {answer.stderr[-300:]}")
+    held = {json.loads(line)["id"] for line in answer.stdout.splitlines()}
     missing = [one for one in ids if one not in held]
     if missing:
         raise Lost(f"{len(missing)} of {len(ids)} jobs ever acknowledged are gone, {missing[0]} is one")

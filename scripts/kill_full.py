@@ -3,12 +3,13 @@
 import argparse
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from disk_world import Cluster, Load, Lost, check_all, die, end_on_signals, program, say, until
+from disk_world import CannotLook, Cluster, Load, Lost, check_all, die, end_on_signals, program, say, until
 
 # Snapshots and releases of the log happen all the time, and are met by kills.
 FLAGS = ["--log-keep", "16MiB", "--snapshot-at", "16MiB"]
@@ -32,9 +33,15 @@ and the digests of all nodes equal.
 """
 
 
+def positive(text):
+    if not text.isdigit() or text == "0":
+        raise argparse.ArgumentTypeError(f"{text}: a number from 1 on")
+    return int(text)
+
+
 def parse():
     parser = argparse.ArgumentParser(prog="kill_full.sh", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="times that nodes are killed (default 20)")
+    parser.add_argument("--kills", type=positive, default=20, help="times that nodes are killed (default 20)")
     parser.add_argument("--nodes", type=int, default=3, help="nodes of the cluster (default 3)")
     parser.add_argument("--seed", type=int, default=1, help="which nodes are killed when (default 1)")
     parser.add_argument("--dir", default=None, help="where the data is kept while it runs (default: a temporary directory)")
@@ -56,16 +63,18 @@ def kill(cluster, load, number, dice):
     """Kills some nodes under load and starts them; returns when the cluster is whole and acknowledges again."""
     time.sleep(dice.uniform(*LOAD_S))
     who, nodes = victims(cluster, number, dice)
+    die_if_ended(cluster)
     for node in nodes:
         cluster.kill(node)
     time.sleep(dice.uniform(*DEAD_S))
     began = time.monotonic()
     for node in nodes:
         cluster.start(node)
-    before = load.count()
     cluster.wait_whole(lambda: die_if_ended(cluster))
     whole = time.monotonic() - began
-    until("a job acknowledged after a kill", lambda: load.count() > before)
+    # What ran before the kill is counted when its process ends: more than that has to come.
+    enough = load.count() + LANES * BATCH
+    until("jobs acknowledged after a kill", lambda: load.count() > enough)
     cluster.note_leaders()
     say(f"kill {number + 1}: {who} {nodes}, whole after {whole:.1f} s, {load.count()} jobs acknowledged so far")
     return len(nodes)
@@ -80,6 +89,7 @@ def die_if_ended(cluster):
 def round_of(options, folder, first, dice):
     """Kills until all is done or the cluster is full. Returns the kills, the nodes killed, the jobs and the seconds."""
     cluster = Cluster(program(), options.nodes, folder, lambda node: folder / f"data{node}", FLAGS)
+    load = None
     try:
         for node in cluster.ids():
             cluster.start(node)
@@ -96,6 +106,8 @@ def round_of(options, folder, first, dice):
         check_all(cluster, acked)
         return kills, killed, len(acked), took
     finally:
+        if load:
+            load.stop(at_once=True)
         cluster.kill_all()
 
 
@@ -114,6 +126,9 @@ def main():
             shutil.rmtree(folder, ignore_errors=True)
     except Lost as broken:
         die(1, f"kill_full.sh: {broken}\nrepeat it: scripts/kill_full.sh --nodes {options.nodes} --seed {options.seed}; data in {folder}")
+    except (CannotLook, subprocess.SubprocessError) as unknown:
+        shutil.rmtree(folder, ignore_errors=True)
+        die(2, f"kill_full.sh: nobody knows whether all jobs are there: {unknown}")
     except KeyboardInterrupt:
         shutil.rmtree(folder, ignore_errors=True)
         die(130, "kill_full.sh: interrupted")

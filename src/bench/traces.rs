@@ -1,6 +1,6 @@
 //! What a measurement leaves in the world while it runs, and takes away when it ends: jobs in a queue, directories.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::client::job::new_id;
 use crate::types::JobId;
+
+/// How the names of all directories of ours begin.
+const NAME_START: &str = "raftq-";
 
 /// The file in a directory of ours that is locked as long as its process lives.
 const LOCK_NAME: &str = "raftq-bench.lock";
@@ -86,20 +89,15 @@ impl Traces {
         }
     }
 
-    /// Forgets all jobs: they have ended.
-    pub fn forget_jobs(&self) {
-        lock(&self.blocks).clear();
-    }
-
     /// Makes a directory inside `parent`, named `KIND-PID-CHANCE`, and removes what processes that were killed have
-    /// left there of the same kind.
+    /// left there.
     ///
     /// # Errors
     /// What the system says, in words.
     pub fn place(&self, parent: &Path, kind: &str) -> Result<Place, String> {
         let wrong = |error: io::Error| format!("{}: {error}", parent.display());
         fs::create_dir_all(parent).map_err(wrong)?;
-        remove_dead(parent, kind).map_err(wrong)?;
+        remove_dead(parent).map_err(wrong)?;
         for _ in 0..NAMES_TRIED_MAX {
             let name = format!("{kind}-{}-{:08x}", std::process::id(), fastrand::u32(..));
             let path = parent.join(name);
@@ -144,7 +142,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        match fs::remove_dir_all(&self.path) {
+        match remove(&self.path) {
             Ok(()) => self.traces.forget_dir(&self.path),
             Err(error) => log::warn!("{}: {error}", self.path.display()),
         }
@@ -158,21 +156,47 @@ fn make(path: &Path) -> io::Result<Option<File>> {
     let file = match File::create_new(&name) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+        Err(error) => return Err(unmade(path, error)),
     };
-    // Who removes holds the lock while it does: what is still there once it is ours will stay.
-    Ok((file.try_lock().is_ok() && name.exists()).then_some(file))
+    match file.try_lock() {
+        // Who removes holds the lock while it does: what is still there once it is ours will stay.
+        Ok(()) => Ok(name.exists().then_some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(unmade(path, error)),
+    }
 }
 
-/// Removes the directories of a kind whose process no longer lives: ours, with a lock that nobody holds.
-fn remove_dead(parent: &Path, kind: &str) -> io::Result<()> {
+/// Removes a directory that could not be locked, and hands on why.
+fn unmade(path: &Path, why: io::Error) -> io::Error {
+    if let Err(error) = fs::remove_dir_all(path) {
+        log::warn!("{}: {error}", path.display());
+    }
+    why
+}
+
+/// Removes a directory of ours, its lock last: what cannot be removed stays known as ours.
+///
+/// # Errors
+/// What the system says.
+pub fn remove(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_name() != LOCK_NAME {
+            match entry.file_type()?.is_dir() {
+                true => fs::remove_dir_all(entry.path())?,
+                false => fs::remove_file(entry.path())?,
+            }
+        }
+    }
+    fs::remove_dir_all(path)
+}
+
+/// Removes the directories whose process no longer lives: ours, with a lock that nobody holds.
+fn remove_dead(parent: &Path) -> io::Result<()> {
     let user = rustix::process::geteuid().as_raw();
     for entry in fs::read_dir(parent)? {
         let entry = entry?;
-        let name = entry.file_name();
-        let is_kind = name
-            .to_str()
-            .is_some_and(|name| name.strip_prefix(kind).is_some_and(|rest| rest.starts_with('-')));
+        let is_kind = entry.file_name().to_str().is_some_and(|name| name.starts_with(NAME_START));
         // Not through a link, and nothing of other users: a temporary directory is everybody's.
         let is_ours = |metadata: fs::Metadata| metadata.is_dir() && metadata.uid() == user;
         if !is_kind || !entry.metadata().is_ok_and(is_ours) {
@@ -181,7 +205,7 @@ fn remove_dead(parent: &Path, kind: &str) -> io::Result<()> {
         let path = entry.path();
         let Ok(lock_file) = File::open(path.join(LOCK_NAME)) else { continue };
         if lock_file.try_lock().is_ok() {
-            match fs::remove_dir_all(&path) {
+            match remove(&path) {
                 Ok(()) => log::info!("{}: its process was killed; removed", path.display()),
                 Err(error) => log::warn!("{}: {error}", path.display()),
             }
@@ -226,14 +250,16 @@ mod tests {
         fs::create_dir(&foreign).unwrap();
         // A killed process drops nothing, but the system lets go of its lock.
         dead._lock.unlock().unwrap();
-        let other = traces.place(&parent, "raftq-y").unwrap();
-        assert!(dead_path.exists(), "another kind");
-        let next = traces.place(&parent, "raftq-x").unwrap();
+        let other_path = parent.join("somebody-else");
+        fs::create_dir(&other_path).unwrap();
+        fs::write(other_path.join(LOCK_NAME), "").unwrap();
+        let next = traces.place(&parent, "raftq-y").unwrap();
         assert!(!dead_path.exists(), "its process is gone");
+        assert!(other_path.exists(), "a name that is not ours");
         assert!(living.path().exists() && foreign.exists());
-        drop((living, other, next));
+        drop((living, next));
         assert_eq!(traces.dirs(), [dead_path]);
-        assert_eq!(fs::read_dir(&parent).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(&parent).unwrap().count(), 2);
         fs::remove_dir_all(&parent).unwrap();
     }
 }

@@ -1,6 +1,5 @@
 //! How a bench ends: what it made is taken away, whether it is done, has failed or is told to stop by a signal.
 
-use std::fs;
 use std::thread;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use signal_hook::iterator::Signals;
 
 use crate::bench::stop::Stop;
 use crate::bench::submits::QUEUE;
-use crate::bench::traces::Traces;
+use crate::bench::traces::{Traces, remove};
 use crate::cli::exit::{Exit, Failure, Outcome, narrate};
 use crate::cli::session::Session;
 use crate::node::clock::monotonic;
@@ -122,7 +121,7 @@ fn listen(run: &Run, program: String) -> Result<(), Failure> {
                 continue;
             };
             for dir in traces.dirs() {
-                if fs::remove_dir_all(&dir).is_ok() {
+                if remove(&dir).is_ok() {
                     traces.forget_dir(&dir);
                 }
             }

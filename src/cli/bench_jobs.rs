@@ -219,9 +219,6 @@ pub fn cycle(args: &CycleArgs, session: &Session, run: &Run, out: &mut Out) -> O
     while done() < run.traces.jobs_count() && monotonic().saturating_sub(since) < SETTLING_MAX {
         thread::sleep(LOOK);
     }
-    if done() >= run.traces.jobs_count() {
-        run.traces.forget_jobs();
-    }
     let measured = ran.map_err(failed)?;
     until(&run.stop, "the last jobs are done", || done() >= measured.done_ever)?;
     workers.stop()?;

@@ -27,7 +27,7 @@ use crate::types::{
 };
 
 /// The version of the records; another one is refused.
-pub const IMAGE_VERSION: u32 = 1;
+pub const IMAGE_VERSION: u32 = 2;
 
 /// The bytes of one record, at most: a job of the largest body with the largest output, or a group
 /// of smaller ones. A longer record is refused unread.

@@ -104,6 +104,8 @@ enum End {
 struct Turn {
     frames: Vec<Frame>,
     answers: Vec<(u32, Answer)>,
+    /// A bound of the turn was reached: there may be more at once.
+    is_full: bool,
 }
 
 /// Everything a session listens to.
@@ -142,6 +144,7 @@ impl Reader {
             }
             turn.answers.push(answer);
         }
+        turn.is_full = turn.answers.len() == ANSWERS_PER_TURN || bytes >= ANSWER_BYTES_PER_TURN;
         let had_ended = self.end.is_some();
         if !had_ended {
             self.poll_frames(cx, turn);
@@ -177,6 +180,7 @@ impl Reader {
                 Poll::Pending => break,
             }
         }
+        turn.is_full |= turn.frames.len() == FRAMES_PER_TURN || bytes >= BYTES_PER_TURN;
         if self.draining.poll_unpin(cx).is_ready() {
             self.end = Some(End::Closed);
         }
@@ -241,7 +245,7 @@ impl Session {
             } else {
                 reader.turn().await
             };
-            let is_full = turn.frames.len() == FRAMES_PER_TURN;
+            let is_full = turn.is_full;
             if !turn.frames.is_empty() {
                 unfinished = Unfinished::default();
             }
@@ -269,6 +273,7 @@ impl Session {
                 }
                 Some(_) | None => {}
             }
+            // Nothing above waits while there is more: others want their turn, too.
             if is_full {
                 task::yield_now().await;
             }

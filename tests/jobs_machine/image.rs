@@ -115,9 +115,9 @@ fn restore_records_twice_or_out_of_order_is_refused() {
 #[test]
 fn restore_other_version_is_refused() {
     let mut records = records(&Machine::new());
-    assert_eq!(records[0][3], 1, "the version");
-    records[0][3] = 2;
-    assert_eq!(restore(&records).err(), Some(ImageError::Version(2)));
+    assert_eq!(records[0][3], 2, "the version");
+    records[0][3] = 1;
+    assert_eq!(restore(&records).err(), Some(ImageError::Version(1)));
 }
 
 #[test]

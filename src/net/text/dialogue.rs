@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_std::net::TcpStream;
+use async_std::task::yield_now;
 use futures::{AsyncReadExt, AsyncWriteExt};
 
 use crate::net::conn::{linger, within};
@@ -78,6 +79,8 @@ impl Dialogue<'_> {
             if let After::End = self.answer(&line).await? {
                 break;
             }
+            // Of many lines sent at once none waits for anything: others want their turn, too.
+            yield_now().await;
         }
         linger(&mut self.stream, self.ctx.config.patience.linger).await;
         Ok(())
