@@ -70,7 +70,7 @@ def kill(cluster, load, number, dice):
     began = time.monotonic()
     for node in nodes:
         cluster.start(node)
-    cluster.wait_whole(lambda: die_if_ended(cluster))
+    until("all nodes ready", lambda: die_if_ended(cluster) or are_ready(cluster))
     whole = time.monotonic() - began
     # What ran before the kill is counted when its process ends: more than that has to come.
     enough = load.count() + LANES * BATCH
@@ -78,6 +78,11 @@ def kill(cluster, load, number, dice):
     cluster.note_leaders()
     say(f"kill {number + 1}: {who} {nodes}, whole after {whole:.1f} s, {load.count()} jobs acknowledged so far")
     return len(nodes)
+
+
+def are_ready(cluster):
+    """Each node says of itself that it has caught up. Its peers may not have missed it yet."""
+    return all(cluster.values(node).get("ready") == "true" for node in cluster.ids())
 
 
 def die_if_ended(cluster):

@@ -1,6 +1,5 @@
 //! What a submit costs: three replicas in one thread, with frames between them and no disk or socket. As a test it
-//! holds that all of them have every job; under callgrind it can be counted, a role at a time
-//! (`--toggle-collect`).
+//! holds that all of them have every job; under `scripts/instructions.sh` it is counted, a role at a time.
 
 #![expect(
     clippy::unwrap_used,

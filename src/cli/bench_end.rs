@@ -1,5 +1,6 @@
 //! How a bench ends: what it made is taken away, whether it is done, has failed or is told to stop by a signal.
 
+use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub struct Run {
     pub traces: Traces,
     /// Raised by SIGINT and SIGTERM.
     pub stop: Stop,
+    /// When jobs were first cancelled after a signal.
+    hurried_at: OnceLock<Duration>,
 }
 
 impl Run {
@@ -34,15 +37,14 @@ impl Run {
     /// # Errors
     /// A [`Failure`] of the cluster; or a signal came, and the time after it is up.
     pub fn cancel_jobs(&self, session: &Session) -> Result<(), Failure> {
-        let mut told_at = None;
         loop {
             let ids = self.traces.newest_jobs(CANCELLED_AT_ONCE);
             if ids.is_empty() {
                 return Ok(());
             }
             if self.stop.signal().is_some() {
-                let told_at = *told_at.get_or_insert_with(monotonic);
-                if monotonic().saturating_sub(told_at) > CANCELLING_MAX {
+                let hurried_at = *self.hurried_at.get_or_init(monotonic);
+                if monotonic().saturating_sub(hurried_at) > CANCELLING_MAX {
                     let why = format!("not all jobs could be cancelled in {CANCELLING_MAX:?}");
                     return Err(Failure::new(Exit::Failure, why));
                 }
@@ -59,7 +61,7 @@ impl Run {
 /// # Errors
 /// A [`Failure`] of the measurement or of its end; after a signal always.
 pub fn measured(session: Option<&Session>, measure: impl FnOnce(&Run) -> Outcome) -> Outcome {
-    let run = Run { traces: Traces::default(), stop: Stop::default() };
+    let run = Run { traces: Traces::default(), stop: Stop::default(), hurried_at: OnceLock::new() };
     let program = session.map_or_else(|| "raftq".into(), Session::program);
     listen(&run, program.clone())?;
     let outcome = measure(&run);

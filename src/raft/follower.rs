@@ -177,33 +177,29 @@ impl Raft {
     /// An old message must not cut off what a newer one brought, so that the log is cut at the
     /// first conflict only. Returns false, and changes nothing, if they conflict with what is
     /// committed.
-    fn merge(&mut self, entries: Vec<Entry>) -> bool {
-        // Nearly every message continues the log.
-        if entries.first().is_some_and(|entry| entry.index == self.log.last_index().next()) {
-            self.extend(entries);
-            return true;
-        }
-        let mut entries = entries.into_iter().peekable();
+    fn merge(&mut self, mut entries: Vec<Entry>) -> bool {
         if is_planted(Bug::TruncateWithoutConflict)
-            && let Some(first) = entries.peek().map(|entry| entry.index)
+            && let Some(first) = entries.first().map(|entry| entry.index)
             && (self.commit_index.next()..=self.log.last_index()).contains(&first)
         {
             self.truncate_from(first);
         }
-        while let Some(entry) = entries.next_if(|entry| entry.index <= self.log.last_index()) {
-            match self.log.term_at(entry.index) {
-                Some(term) if term != entry.term => {
-                    if entry.index <= self.commit_index {
-                        return false;
-                    }
-                    self.truncate_from(entry.index);
-                    self.append(entry);
-                    break;
-                }
-                Some(_) | None => {}
+        let last_index = self.log.last_index();
+        let known = entries.iter().take_while(|entry| {
+            let term = self.log.term_at(entry.index);
+            entry.index <= last_index && term.is_none_or(|term| term == entry.term)
+        });
+        let known = known.count();
+        entries.drain(..known);
+        if let Some(first) = entries.first().map(|entry| entry.index)
+            && first <= last_index
+        {
+            if first <= self.commit_index {
+                return false;
             }
+            self.truncate_from(first);
         }
-        entries.for_each(|entry| self.append(entry));
+        self.extend(entries);
         true
     }
 

@@ -196,6 +196,18 @@ impl Log {
 
     /// Appends the entry that follows the last.
     pub(super) fn append(&mut self, entry: Entry) {
+        self.admit(&entry);
+        self.window.push_back(entry);
+    }
+
+    /// Appends entries that follow the last, and each other.
+    pub(super) fn extend(&mut self, entries: Vec<Entry>) {
+        entries.iter().for_each(|entry| self.admit(entry));
+        self.window.extend(entries);
+    }
+
+    /// Accounts for an entry that follows the last and is about to enter the window.
+    fn admit(&mut self, entry: &Entry) {
         assert_eq!(entry.index, self.last_index.next(), "gap in the log");
         let last_term = self.last_term();
         assert!(entry.term >= last_term, "term {} after {last_term}", entry.term);
@@ -204,23 +216,6 @@ impl Log {
         }
         self.last_index = entry.index;
         self.window_bytes += entry.weight();
-        self.window.push_back(entry);
-    }
-
-    /// Appends entries that follow the last, and each other.
-    pub(super) fn extend(&mut self, entries: Vec<Entry>) {
-        let (mut index, mut term) = (self.last_index, self.last_term());
-        for entry in &entries {
-            assert_eq!(entry.index, index.next(), "gap in the log");
-            assert!(entry.term >= term, "term {} after {term}", entry.term);
-            if entry.term > term || self.runs.is_empty() {
-                self.runs.push_back((entry.index, entry.term));
-            }
-            (index, term) = (entry.index, entry.term);
-            self.window_bytes += entry.weight();
-        }
-        self.last_index = index;
-        self.window.extend(entries);
     }
 
     /// Makes room for so many more entries.

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::figures::{Latencies, Reading, now_ns};
+use crate::figures::{Latencies, Reading, Used, now_ns};
 
 /// What may go wrong, in words.
 pub type Res<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -226,16 +226,9 @@ pub async fn submits<S: System>(system: Arc<S>, load: &Load) -> Res<Value> {
             })
         })
         .collect();
-    sleep(load.warm_up).await;
-    let refused = shared.refused_so_far().await;
-    let before = Reading::take(&load.pids);
-    shared.counts.store(true, Relaxed);
-    sleep(load.time).await;
-    shared.counts.store(false, Relaxed);
-    let used = Reading::take(&load.pids).since(&before);
+    let (used, refused) = window(&shared, &shared.counts, load).await;
     shared.stop.store(true, Relaxed);
     let requests = shared.done.load(Relaxed);
-    let refused = shared.refused_so_far().await.saturating_sub(refused);
     let end = Instant::now() + PATIENCE;
     for caller in callers {
         // One that is stuck beyond the end has its request neither counted nor waited for.
@@ -292,6 +285,18 @@ impl Sink {
     }
 }
 
+/// Lets all warm up, then what `counts` for the time that does. Returns what that took, and the tries refused in it.
+async fn window<S: System>(shared: &Shared<S>, counts: &AtomicBool, load: &Load) -> (Used, u64) {
+    sleep(load.warm_up).await;
+    let refused = shared.refused_so_far().await;
+    let before = Reading::take(&load.pids);
+    counts.store(true, Relaxed);
+    sleep(load.time).await;
+    counts.store(false, Relaxed);
+    let used = Reading::take(&load.pids).since(&before);
+    (used, shared.refused_so_far().await.saturating_sub(refused))
+}
+
 /// Keeps workers running; one that breaks is started again.
 fn start_workers<S: System>(system: &Arc<S>, sink: &Arc<Sink>) {
     for number in 0..WORKERS {
@@ -325,14 +330,7 @@ pub async fn cycle<S: System>(system: Arc<S>, load: &Load) -> Res<Value> {
             }
         });
     }
-    sleep(load.warm_up).await;
-    let refused = shared.refused_so_far().await;
-    let before = Reading::take(&load.pids);
-    sink.counts.store(true, Relaxed);
-    sleep(load.time).await;
-    sink.counts.store(false, Relaxed);
-    let used = Reading::take(&load.pids).since(&before);
-    let refused = shared.refused_so_far().await.saturating_sub(refused);
+    let (used, refused) = window(&shared, &sink.counts, load).await;
     // Workers and callers end with the process.
     let jobs = sink.completed.load(Relaxed);
     if jobs == 0 {

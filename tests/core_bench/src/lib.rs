@@ -52,6 +52,11 @@ pub fn payloads(count: usize) -> Vec<Bytes> {
     (0..count).map(|_| Bytes::from(vec![7; PAYLOAD_BYTES])).collect()
 }
 
+/// Lets all nodes `hear`, one after the other, until none has anything to take in any more.
+fn settle(mut hear: impl FnMut(usize) -> bool) {
+    while (0..NODES).fold(false, |is_busy, at| is_busy | hear(at)) {}
+}
+
 /// Returns the first entry to keep for a node that keeps those from `first` on and has handed out those up to
 /// `applied`; `None`: nothing is to go yet.
 fn first_to_keep(first: u64, applied: u64) -> Option<u64> {

@@ -11,7 +11,7 @@ use raftq::raft::effects::Effects;
 use raftq::raft::message::{Configuration, Entry, EntryKind, Message, Voter};
 use raftq::types::{ClusterId, Index, NodeId, Ticks};
 
-use crate::{Group, LEADER, NODES, Telling, first_to_keep};
+use crate::{Group, LEADER, NODES, Telling, first_to_keep, settle};
 
 /// One replica, and all that is around it.
 struct Node {
@@ -54,25 +54,13 @@ impl Ours {
         let mut group = Self { nodes, telling };
         group.nodes[LEADER].raft.campaign();
         group.look(LEADER);
-        group.settle();
+        settle(|at| group.hear(at));
         // Whoever leads says within a tick what is committed.
         group.nodes[LEADER].raft.tick(Ticks(1));
         group.look(LEADER);
-        group.settle();
+        settle(|at| group.hear(at));
         assert_eq!(group.nodes[LEADER].raft.role(), Role::Leader, "another leader than planned");
         group
-    }
-
-    fn settle(&mut self) {
-        loop {
-            let mut is_busy = false;
-            for at in 0..NODES {
-                is_busy |= self.hear(at);
-            }
-            if !is_busy {
-                return;
-            }
-        }
     }
 
     /// Lets a node take in all that has arrived.
@@ -148,7 +136,7 @@ impl Group for Ours {
         let raft = &mut self.nodes[LEADER].raft;
         raft.propose(EntryKind::Command, data).expect("the leader takes proposals");
         self.look(LEADER);
-        self.settle();
+        settle(|at| self.hear(at));
     }
 
     fn handed_out(&self) -> [u64; NODES] {

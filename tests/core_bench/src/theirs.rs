@@ -11,7 +11,7 @@ use raft::storage::{GetEntriesContext, RaftState};
 use raft::{Config, Error, RawNode, StateRole, Storage, StorageError, util};
 use slog::{Discard, Logger, o};
 
-use crate::{Group, LEADER, NODES, Telling, first_to_keep};
+use crate::{Group, LEADER, NODES, Telling, first_to_keep, settle};
 
 /// The log on a node's disk. The crate's own memory store copies entries in and moves the rest when the first go;
 /// this one does neither, and takes no lock.
@@ -52,25 +52,13 @@ impl Theirs {
         let mut group = Self { nodes };
         group.nodes[LEADER].raw.campaign().expect("it may campaign");
         group.look(LEADER);
-        group.settle();
+        settle(|at| group.hear(at));
         // A heartbeat says what is committed.
         group.nodes[LEADER].raw.ping();
         group.look(LEADER);
-        group.settle();
+        settle(|at| group.hear(at));
         assert_eq!(group.nodes[LEADER].raw.raft.state, StateRole::Leader, "it was not elected");
         group
-    }
-
-    fn settle(&mut self) {
-        loop {
-            let mut is_busy = false;
-            for at in 0..NODES {
-                is_busy |= self.hear(at);
-            }
-            if !is_busy {
-                return;
-            }
-        }
     }
 
     /// Lets a node take in all that has arrived.
@@ -144,7 +132,7 @@ impl Group for Theirs {
         message.entries = data.into_iter().map(entry).collect();
         self.nodes[LEADER].raw.step(message).expect("the leader takes proposals");
         self.look(LEADER);
-        self.settle();
+        settle(|at| self.hear(at));
     }
 
     fn handed_out(&self) -> [u64; NODES] {
