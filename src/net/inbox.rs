@@ -1,5 +1,8 @@
 //! The lanes from the sessions into the Raft thread, each with its bound and its priority.
 
+use std::fmt::Debug;
+use std::sync::Arc;
+
 use async_std::channel;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
@@ -36,22 +39,79 @@ pub const SUBMITS_SHARED_MAX: usize = 256;
 /// Bytes of such submits, at most (one more may be added to an empty place).
 pub const SUBMITS_SHARED_BYTES_MAX: usize = 1 << 20;
 
+/// Answers of one turn that may go the short way, at most. More are written by the sessions, beside the Raft thread:
+/// to wake them costs little for each.
+const ANSWERS_DIRECT_MAX: usize = 32;
+
+/// Connections that the Raft thread writes to in one turn, at most, for the same reason.
+const CONNECTIONS_DIRECT_MAX: usize = 4;
+
 /// Where an answer goes: one request of one connection. Answering never waits: the channel has no bound,
 /// the session counts what may still come through it before it takes a request. If the session is gone,
 /// the answer falls to the ground.
 #[derive(Clone, Debug)]
 pub struct ReplyTo {
-    /// The session's channel.
-    pub session: channel::Sender<(u32, Answer)>,
+    /// The connection.
+    back: Arc<Back>,
     /// The request's number on its connection.
     pub corr: u32,
 }
 
+/// The ways back to one connection.
+#[derive(Debug)]
+pub struct Back {
+    /// The session's channel.
+    pub session: channel::Sender<(u32, Answer)>,
+    /// The short way, if there is one.
+    pub direct: Option<Arc<dyn ShortWay>>,
+}
+
+/// A way for answers to leave without their session.
+pub trait ShortWay: Debug + Send + Sync {
+    /// Answers requests of one connection at once, without waiting; returns whether it did: all of them or none.
+    fn write(&self, answers: &[(ReplyTo, Answer)]) -> bool;
+}
+
 impl ReplyTo {
+    /// Answers to one request go back by one channel.
+    #[must_use]
+    pub fn by(session: channel::Sender<(u32, Answer)>, corr: u32) -> Self {
+        Self::new(Arc::new(Back { session, direct: None }), corr)
+    }
+
+    /// Answers to one request go back by the ways of its connection.
+    #[must_use]
+    pub fn new(back: Arc<Back>, corr: u32) -> Self {
+        Self { back, corr }
+    }
+
     /// Hands the answer to the session, or drops it with the session.
     pub fn answer(self, answer: Answer) {
-        if let Err(refused) = self.session.try_send((self.corr, answer)) {
+        if let Err(refused) = self.back.session.try_send((self.corr, answer)) {
             log::debug!("an answer found no session: {}", refused.is_closed());
+        }
+    }
+
+    /// Hands over the answers of one turn. A few go the short way.
+    pub fn answer_all(answers: Vec<(Self, Answer)>) {
+        let are_few = answers.len() <= ANSWERS_DIRECT_MAX;
+        let mut ways_left = if are_few { CONNECTIONS_DIRECT_MAX } else { 0 };
+        let mut answers = answers.into_iter();
+        while let Some((first, _)) = answers.as_slice().first() {
+            let back = &first.back;
+            let is_same = |(to, _): &&(Self, Answer)| Arc::ptr_eq(&to.back, back);
+            let count = answers.as_slice().iter().take_while(is_same).count();
+            let of_one = answers.as_slice().get(..count).unwrap_or_default();
+            let mut is_written = false;
+            if let Some(way) = back.direct.as_ref().filter(|_| ways_left > 0) {
+                ways_left -= 1;
+                is_written = way.write(of_one);
+            }
+            for (to, answer) in answers.by_ref().take(count) {
+                if !is_written {
+                    to.answer(answer);
+                }
+            }
         }
     }
 }

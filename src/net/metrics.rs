@@ -136,6 +136,8 @@ pub struct Metrics {
     pub refusals: [Number; Code::ALL.len()],
     /// Answers that came after their request was given up.
     pub answers_late: Number,
+    /// Answers that the Raft thread wrote itself.
+    pub answers_direct: Number,
     /// Connections cut because their other end read too slowly.
     pub readers_slow: Number,
     /// Messages sent to peers.
@@ -329,6 +331,11 @@ impl Metrics {
             "answers_late_total",
             "Answers that came after their request was given up.",
             &self.answers_late,
+        );
+        page.counter(
+            "answers_direct_total",
+            "Answers written by the Raft thread itself.",
+            &self.answers_direct,
         );
         page.counter("text_commands_total", "Text commands answered.", &self.text_commands);
         page.counter("http_requests_total", "HTTP requests answered.", &self.http_requests);

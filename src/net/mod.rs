@@ -4,7 +4,7 @@
 //!
 //! - [`listener`] accepts it and counts it; [`sniff`] tells by its first byte what it speaks.
 //! - Frames: [`handshake`] decides whether the caller is welcome, then [`session`] serves a client
-//!   (its state is [`flights`], its rules are [`gate`], its codec is [`guard`]), [`link`] a node's Raft lane and [`bulk`] a
+//!   (its state is [`flights`], its rules are [`gate`], its codec is [`guard`], its answers' short way is [`direct`]), [`link`] a node's Raft lane and [`bulk`] a
 //!   node's lane for snapshots.
 //! - Text: [`text`] reads lines and answers from the node's own view; [`http`] answers `/metrics`,
 //!   `/healthz` and `/readyz`.
@@ -18,6 +18,7 @@
 
 pub mod bulk;
 pub mod conn;
+pub mod direct;
 pub mod flights;
 pub mod gate;
 pub mod guard;

@@ -7,18 +7,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use async_std::channel::{self, Receiver, Sender};
+use async_std::channel::{self, Receiver};
 use async_std::task::{self, spawn_blocking};
 use futures::{Future, FutureExt, StreamExt};
 
 use crate::jobs::job::NewJob;
 use crate::jobs::machine::Machine;
 use crate::net::conn::{self, Frames};
-use crate::net::flights::{Flights, IN_FLIGHT_MAX};
+use crate::net::direct::Direct;
+use crate::net::flights::IN_FLIGHT_MAX;
 use crate::net::gate;
 use crate::net::guard::is_crowded;
 use crate::net::handshake::Guest;
-use crate::net::inbox::{Ask, NotTaken, ReplyTo, SUBMITS_SHARED_BYTES_MAX, SUBMITS_SHARED_MAX};
+use crate::net::inbox::{
+    Ask, Back, NotTaken, ReplyTo, SUBMITS_SHARED_BYTES_MAX, SUBMITS_SHARED_MAX, ShortWay,
+};
 use crate::net::shared::{Ctx, Hold, ticks_in};
 use crate::replica::reading;
 use crate::replica::view::{Answer, View};
@@ -61,17 +64,22 @@ const ANSWERS_MAX: usize = 2 * IN_FLIGHT_MAX;
 pub async fn serve(ctx: Arc<Ctx>, frames: Frames, guest: &Guest) {
     ctx.metrics().sessions_open.raise();
     let (sender, answers) = channel::unbounded();
+    let socket = frames.get_ref().get_ref().clone();
+    let direct = Arc::new(Direct::new(socket, Arc::clone(&ctx.shared.metrics)));
+    let short: Arc<dyn ShortWay> = Arc::<Direct>::clone(&direct);
+    let back = Arc::new(Back { session: sender, direct: Some(short) });
     let session = Session {
-        flights: Flights::default(),
+        direct: Arc::clone(&direct),
         submits: Submits::default(),
         questions: VecDeque::new(),
         reading: BTreeMap::new(),
         out: Vec::new(),
-        sender,
+        back,
         ctx: Arc::clone(&ctx),
     };
     let reader = Reader {
         frames,
+        direct,
         answers,
         draining: Box::pin(drained(ctx.stop.draining())),
         timer: None,
@@ -111,6 +119,7 @@ struct Turn {
 /// Everything a session listens to.
 struct Reader {
     frames: Frames,
+    direct: Arc<Direct>,
     answers: Receiver<(u32, Answer)>,
     draining: Pin<Box<dyn Future<Output = ()> + Send>>,
     timer: Option<Timer>,
@@ -158,7 +167,7 @@ impl Reader {
             self.timer = None;
         }
         let has_work = fired || has_ended || !turn.answers.is_empty() || !turn.frames.is_empty();
-        if has_work { Poll::Ready(()) } else { Poll::Pending }
+        if has_work || self.direct.poll_rest(cx) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     fn poll_frames(&mut self, cx: &mut Context<'_>, turn: &mut Turn) {
@@ -215,7 +224,7 @@ struct Question {
 #[derive(Debug)]
 struct Session {
     ctx: Arc<Ctx>,
-    flights: Flights,
+    direct: Arc<Direct>,
     submits: Submits,
     /// What is to be read from an image, when its turn has come.
     questions: VecDeque<Question>,
@@ -223,8 +232,8 @@ struct Session {
     reading: BTreeMap<u32, Hold>,
     /// Answers to write at the end of the turn.
     out: Vec<Frame>,
-    /// Where answers are sent from elsewhere.
-    sender: Sender<(u32, Answer)>,
+    /// How answers come from elsewhere.
+    back: Arc<Back>,
 }
 
 impl Session {
@@ -237,10 +246,11 @@ impl Session {
             if reader.end.is_none() {
                 unfinished.look(&mut reader, now);
             }
-            if let Some(deadline) = self.flights.deadline() {
+            let deadline = self.direct.flights().deadline();
+            if let Some(deadline) = deadline {
                 reader.ring_at(deadline, now);
             }
-            let turn = if reader.end.is_some() && self.flights.is_empty() {
+            let turn = if reader.end.is_some() && self.direct.flights().is_empty() {
                 Turn::default()
             } else {
                 reader.turn().await
@@ -253,21 +263,28 @@ impl Session {
             let last_word = reader.end.as_ref().and_then(|end| self.last_word(end));
             let is_over = last_word.is_some();
             self.out.extend(last_word);
-            if !self.out.is_empty() {
+            if reader.end.is_some() {
+                // What is answered from here on has to wake the session: it ends with the last answer.
+                self.direct.close();
+            }
+            if let Some(rest) = self.direct.begin_write(!self.out.is_empty()) {
+                reader.frames.write_buffer_mut().extend_from_slice(&rest);
                 let count = self.out.len();
                 let written =
                     conn::write(&mut reader.frames, self.out.drain(..), write_patience).await;
                 if let Err(error) = written {
                     if error.kind() == std::io::ErrorKind::TimedOut {
                         self.ctx.metrics().readers_slow.raise();
+                        self.direct.close();
                         conn::cut(reader.frames);
                     }
                     return Some(format!("cannot write: {error}"));
                 }
                 self.ctx.metrics().frames_sent.add(u64::try_from(count).unwrap_or(u64::MAX));
+                self.direct.end_write();
             }
             match reader.end {
-                Some(end) if is_over || self.flights.is_empty() || is_gone(&end) => {
+                Some(end) if is_over || self.direct.flights().is_empty() || is_gone(&end) => {
                     conn::linger_frames(reader.frames, self.ctx.config.patience.linger).await;
                     return if is_over { Some(format!("{end:?}")) } else { None };
                 }
@@ -296,13 +313,19 @@ impl Session {
             self.share_submits(arrived);
         }
         let now = (self.ctx.shared.clock)();
-        while let Some((corr, is_change)) = self.flights.expire(now) {
+        while let Some((corr, is_change)) = self.expired(now) {
             let refusal = if is_change { Refusal::deadline_exceeded() } else { gate::too_slow() };
             self.refuse(corr, refusal);
         }
         // What was given up is not kept: each question holds an image of the queue.
-        let flights = &self.flights;
-        self.questions.retain(|question| flights.has(question.number));
+        if !self.questions.is_empty() {
+            let flights = self.direct.flights();
+            self.questions.retain(|question| flights.has(question.number));
+        }
+    }
+
+    fn expired(&self, now: Ticks) -> Option<(u32, bool)> {
+        self.direct.flights().expire(now)
     }
 
     /// What a client hears whose connection must end because of what it sent.
@@ -328,6 +351,10 @@ impl Session {
         };
         counter.raise();
         Some(Reject::new(Code::InvalidArgument, message).to_frame(0))
+    }
+
+    fn reply_to(&self, number: u32) -> ReplyTo {
+        ReplyTo::new(Arc::clone(&self.back), number)
     }
 
     fn reply(&mut self, corr: u32, reply: &Reply) {
@@ -360,19 +387,20 @@ impl Session {
             let message = "this node has as many bytes of submits in flight as it takes";
             return self.refuse(frame.corr, gate::full(message));
         };
-        // Every answer that may still come holds a sender.
-        if self.sender.len() + self.sender.sender_count() > ANSWERS_MAX {
+        // Every answer that may still come holds the way back.
+        if self.back.session.len() + Arc::strong_count(&self.back) > ANSWERS_MAX {
             let message = "too many requests of this connection were given up and are not done yet";
             return self.refuse(frame.corr, gate::full(message));
         }
         let deadline =
             Ticks(arrived.0 + ticks_in(self.ctx.config.patience.request + wait(&request)));
-        let Some(number) = self.flights.begin(frame.corr, request.is_change(), deadline, hold)
-        else {
+        let is_change = request.is_change();
+        let begun = self.direct.flights().begin(frame.corr, is_change, deadline, hold);
+        let Some(number) = begun else {
             let message = format!("{IN_FLIGHT_MAX} requests are in flight on this connection");
             return self.refuse(frame.corr, gate::full(&message));
         };
-        let reply = ReplyTo { session: self.sender.clone(), corr: number };
+        let reply = self.reply_to(number);
         if let Request::SubmitJob(job) = request {
             let bytes = memory(&job);
             self.share(job, reply, bytes, arrived);
@@ -429,7 +457,8 @@ impl Session {
             Ask::LocalWorker { .. } => Vec::new(),
         };
         for waiter in waiters {
-            if let Some(corr) = self.flights.end(waiter.corr) {
+            let ended = self.direct.flights().end(waiter.corr);
+            if let Some(corr) = ended {
                 self.refuse(corr, refusal.clone());
             }
         }
@@ -447,7 +476,8 @@ impl Session {
                 Reply::Refused(Refusal::internal("the Raft thread answered another question"))
             }
         };
-        match self.flights.end(number) {
+        let ended = self.direct.flights().end(number);
+        match ended {
             Some(corr) => self.reply(corr, &reply),
             None => self.ctx.metrics().answers_late.raise(),
         }
@@ -461,7 +491,7 @@ impl Session {
     fn read_images(&mut self) {
         while self.reading.len() < IMAGES_AT_ONCE {
             let Some(question) = self.questions.pop_front() else { return };
-            if !self.flights.has(question.number) {
+            if !self.direct.flights().has(question.number) {
                 continue;
             }
             let bytes = match memory_of_answer(&question.request) {
@@ -470,7 +500,8 @@ impl Session {
             };
             let Some(hold) = self.ctx.bytes_listed.hold(bytes) else {
                 let message = "as many long lists are on their way as this node bears; ask for less, or later";
-                if let Some(corr) = self.flights.end(question.number) {
+                let ended = self.direct.flights().end(question.number);
+                if let Some(corr) = ended {
                     self.refuse(corr, gate::full(message));
                 }
                 continue;
@@ -486,7 +517,8 @@ impl Session {
     /// dropped there as well, for that may take as long. Returns whether it has begun.
     fn read_image(&mut self, number: u32, machine: Box<Machine>, request: Request) -> bool {
         let Some(place) = self.ctx.images.queue() else {
-            if let Some(corr) = self.flights.end(number) {
+            let ended = self.direct.flights().end(number);
+            if let Some(corr) = ended {
                 self.refuse(
                     corr,
                     gate::full("too many answers wait to be read from the queue here"),
@@ -494,7 +526,7 @@ impl Session {
             }
             return false;
         };
-        let reply = ReplyTo { session: self.sender.clone(), corr: number };
+        let reply = self.reply_to(number);
         let ctx = Arc::clone(&self.ctx);
         task::spawn(async move {
             let working = ctx.images.work(place).await;
@@ -503,6 +535,13 @@ impl Session {
             reply.answer(answer.into());
         });
         true
+    }
+}
+
+/// Answers may still be on their way; they must not keep the socket.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.direct.close();
     }
 }
 

@@ -262,9 +262,7 @@ impl RaftThread {
                 state.resync = true;
             }
         }
-        for (reply, answer) in output.answers {
-            reply.answer(answer);
-        }
+        ReplyTo::answer_all(output.answers);
         for machine in output.discard {
             if state.discard.try_send(machine).is_err() {
                 log::debug!("an image was dropped on the Raft thread: too many wait");

@@ -18,6 +18,9 @@ use crate::wire::request::body_bytes_max;
 /// and lists.
 const ITEM_OVERHEAD_BYTES: usize = 512;
 
+/// What one result of a list of results takes, about: an id, or a code with a line of text.
+const RESULT_BYTES: usize = 128;
+
 /// Room left in a frame for what stands around a list.
 const LIST_OVERHEAD_BYTES: usize = 1024;
 
@@ -108,10 +111,10 @@ impl Reply {
             Self::Log(lines) => lines.iter().map(line_bytes_max).sum(),
             Self::Waited(results) => results.iter().flatten().map(job_bytes_max).sum(),
             Self::Workers(workers) => workers.len().saturating_mul(ITEM_OVERHEAD_BYTES),
-            Self::SubmittedBatch(_)
-            | Self::Updated(_)
-            | Self::Cancelled(_)
-            | Self::Pong
+            Self::SubmittedBatch(results) => results.len().saturating_mul(RESULT_BYTES),
+            Self::Updated(results) => results.len().saturating_mul(RESULT_BYTES),
+            Self::Cancelled(results) => results.len().saturating_mul(RESULT_BYTES),
+            Self::Pong
             | Self::Submitted(_)
             | Self::Registered
             | Self::HeartbeatAck { .. }

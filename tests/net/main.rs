@@ -9,6 +9,7 @@
 
 mod bulk;
 mod client;
+mod direct;
 mod http;
 mod node;
 mod opening;

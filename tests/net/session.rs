@@ -32,7 +32,7 @@ fn heartbeat() -> Request {
 fn fill_proposals(node: &Node) {
     let (session, _answers) = async_std::channel::bounded(1);
     for corr in 0..u32::try_from(PROPOSALS_MAX).unwrap() {
-        let reply = ReplyTo { session: session.clone(), corr };
+        let reply = ReplyTo::by(session.clone(), corr);
         let ask = Ask::Submits { jobs: vec![(job(corr), reply)], arrived: clock_now() };
         node.shared.inbox.ask(ask).unwrap();
     }

@@ -20,7 +20,7 @@ fn session(inbox: &Inbox) -> usize {
     let reply_to = channel::Sender(answers);
     let mut open = std::collections::BTreeSet::new();
     for corr in 0..ASKS {
-        let reply = ReplyTo { session: reply_to.clone(), corr };
+        let reply = ReplyTo::by(reply_to.clone(), corr);
         let ask = match corr % 2 {
             0 => Ask::Submits { jobs: Vec::new(), arrived: Ticks(u64::from(corr)) },
             _ => Ask::Request { request: Request::Ping, reply, arrived: Ticks(u64::from(corr)) },
@@ -93,7 +93,7 @@ fn a_full_lane_refuses_at_once_and_the_other_lanes_take() {
             }
             assert!(matches!(inbox.ask(submits()), Err(NotTaken::Full(_))));
             let (answers, answered) = bounded(1);
-            let reply = ReplyTo { session: channel::Sender(answers), corr: 1 };
+            let reply = ReplyTo::by(channel::Sender(answers), 1);
             inbox.ask(Ask::Look { reply }).unwrap();
             drop(outlets);
             assert!(matches!(inbox.ask(submits()), Err(NotTaken::Stopped(_))));

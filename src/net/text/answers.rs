@@ -94,7 +94,7 @@ async fn aside(make: impl FnOnce() -> Answered + Send + 'static) -> Answered {
 /// Asks the Raft thread something for text mode.
 async fn ask(ctx: &Ctx, make: impl FnOnce(ReplyTo) -> Ask) -> Result<Answer, String> {
     let (session, answers) = channel::bounded(1);
-    if ctx.shared.inbox.ask(make(ReplyTo { session, corr: 0 })).is_err() {
+    if ctx.shared.inbox.ask(make(ReplyTo::by(session, 0))).is_err() {
         return Err(
             "RESOURCE_EXHAUSTED the queue into the Raft thread is full, or it has ended".into()
         );

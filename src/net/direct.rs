@@ -1,0 +1,200 @@
+//! The short way of an answer: from the Raft thread straight into its client's socket, when nothing waits before it.
+
+use std::io::ErrorKind;
+use std::net::Shutdown;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+
+use async_std::net::TcpStream;
+use bytes::{Bytes, BytesMut};
+use socket2::SockRef;
+use tokio_util::codec::Encoder;
+
+use crate::net::flights::Flights;
+use crate::net::inbox::{ReplyTo, ShortWay};
+use crate::net::metrics::Metrics;
+use crate::replica::view::Answer;
+use crate::wire::frame::{BODY_BYTES_MAX, FrameCodec};
+use crate::wire::message::Reply;
+
+/// Bytes of answers written at once, at most, as [`Reply::bytes_max`] has them; more go by the session.
+const DIRECT_BYTES_MAX: usize = 16 << 10;
+
+/// One connection as its session and the Raft thread share it: the requests in flight, and the socket. To wake the
+/// session for a few small answers costs more than to write them.
+///
+/// - Whoever ends a request in [`Flights`] answers it, so that it is answered once.
+/// - The socket is written to by one of the two at a time: by the session from [`Direct::begin_write`] to
+///   [`Direct::end_write`], by the Raft thread otherwise, and a frame of which a part was written is ended by
+///   the session before anything else.
+#[derive(Debug)]
+pub struct Direct {
+    state: Mutex<State>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+struct State {
+    flights: Flights,
+    /// `None`: every answer goes by the session.
+    socket: Option<TcpStream>,
+    /// The session writes, or has to.
+    is_busy: bool,
+    /// What the socket did not take.
+    rest: Bytes,
+    /// The session, when it waits.
+    waker: Option<Waker>,
+    out: BytesMut,
+}
+
+/// The requests in flight, while nobody else looks at them. Not to be held for long: an answer that finds them
+/// held goes by the session.
+#[derive(Debug)]
+pub struct Held<'a>(MutexGuard<'a, State>);
+
+impl Deref for Held<'_> {
+    type Target = Flights;
+
+    fn deref(&self) -> &Flights {
+        &self.0.flights
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut Flights {
+        &mut self.0.flights
+    }
+}
+
+impl Direct {
+    /// Opens the short way into a connection's socket.
+    #[must_use]
+    pub fn new(socket: TcpStream, metrics: Arc<Metrics>) -> Self {
+        let state = State {
+            flights: Flights::default(),
+            socket: Some(socket),
+            is_busy: false,
+            rest: Bytes::new(),
+            waker: None,
+            out: BytesMut::new(),
+        };
+        Self { state: Mutex::new(state), metrics }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the requests in flight.
+    pub fn flights(&self) -> Held<'_> {
+        Held(self.state())
+    }
+
+    /// From now on every answer goes by the session, and the socket is the session's alone.
+    pub fn close(&self) {
+        self.state().socket = None;
+    }
+
+    /// Tells whether there is something to end with [`Direct::begin_write`]; if not, the session is woken when
+    /// there is.
+    pub fn poll_rest(&self, cx: &Context<'_>) -> bool {
+        let mut state = self.state();
+        if state.rest.is_empty()
+            && !state.waker.as_ref().is_some_and(|old| old.will_wake(cx.waker()))
+        {
+            state.waker = Some(cx.waker().clone());
+        }
+        !state.rest.is_empty()
+    }
+
+    /// Gives the socket to the session if it has something to write, or the end of a frame is left: returns that
+    /// end, which comes first, or nothing if there is nothing to do.
+    pub fn begin_write(&self, has_more: bool) -> Option<Bytes> {
+        let mut state = self.state();
+        if !has_more && state.rest.is_empty() {
+            return None;
+        }
+        state.is_busy = true;
+        Some(std::mem::take(&mut state.rest))
+    }
+
+    /// Everything the session had to write has left.
+    pub fn end_write(&self) {
+        self.state().is_busy = false;
+    }
+}
+
+impl ShortWay for Direct {
+    fn write(&self, answers: &[(ReplyTo, Answer)]) -> bool {
+        let bytes = answers.iter().try_fold(0_usize, |sum, (_, answer)| match answer {
+            Answer::Reply(reply) => sum.checked_add(reply.bytes_max()),
+            Answer::Image { .. } | Answer::Look(_) => None,
+        });
+        if bytes.is_none_or(|bytes| bytes > DIRECT_BYTES_MAX) {
+            return false;
+        }
+        let Ok(mut state) = self.state.try_lock() else { return false };
+        if state.socket.is_none() || state.is_busy {
+            return false;
+        }
+        state.out.clear();
+        for (to, answer) in answers {
+            if let Answer::Reply(reply) = answer {
+                self.encode(&mut state, to.corr, reply);
+            }
+        }
+        state.write();
+        true
+    }
+}
+
+impl Direct {
+    fn encode(&self, state: &mut State, number: u32, reply: &Reply) {
+        let Some(corr) = state.flights.end(number) else {
+            return self.metrics.answers_late.raise();
+        };
+        if let Reply::Refused(refusal) = reply {
+            self.metrics.refused(refusal.code);
+        }
+        match FrameCodec::new(BODY_BYTES_MAX).encode(reply.to_frame(corr), &mut state.out) {
+            Ok(()) => {
+                self.metrics.frames_sent.raise();
+                self.metrics.answers_direct.raise();
+            }
+            Err(error) => log::error!("not sent: {error}"),
+        }
+    }
+}
+
+impl State {
+    /// Writes what the socket takes of `out`, and leaves the rest to the session.
+    fn write(&mut self) {
+        let Some(socket) = &self.socket else { return };
+        let socket = SockRef::from(socket);
+        let mut written = 0;
+        while let Some(left) = self.out.get(written..).filter(|left| !left.is_empty()) {
+            match socket.send(left) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    // The session hears it as the end of the connection; nothing may follow half a frame.
+                    log::debug!("a connection broke under an answer: {error}");
+                    if let Err(error) = socket.shutdown(Shutdown::Both) {
+                        log::trace!("it was closed already: {error}");
+                    }
+                    self.socket = None;
+                    return;
+                }
+            }
+        }
+        if written < self.out.len() {
+            self.rest = self.out.split_off(written).freeze();
+            self.is_busy = true;
+            if let Some(waker) = self.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+}
