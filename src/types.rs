@@ -253,8 +253,7 @@ fn hex(digit: &u8) -> Option<u8> {
 macro_rules! name {
     ($(#[$meta:meta])* $name:ident) => {
         $(#[$meta])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(Arc<str>);
 
         impl $name {
@@ -264,6 +263,17 @@ macro_rules! name {
             /// [`NameError`] if it is empty, longer than 64 bytes or has another character.
             pub fn new(text: &str) -> Result<Self, NameError> {
                 check_name(text).map(|()| Self(Arc::from(text)))
+            }
+
+            /// Makes a text a name that shares the memory of the former one if it is the same.
+            ///
+            /// # Errors
+            /// As [`Self::new`].
+            pub fn new_or_shared(text: &str, former: Option<&Self>) -> Result<Self, NameError> {
+                match former {
+                    Some(former) if former.as_str() == text => Ok(former.clone()),
+                    Some(_) | None => Self::new(text),
+                }
             }
 
             /// Returns the text of the name.
@@ -287,17 +297,29 @@ macro_rules! name {
             }
         }
 
-        impl TryFrom<String> for $name {
-            type Error = NameError;
-
-            fn try_from(text: String) -> Result<Self, NameError> {
-                Self::new(&text)
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
             }
         }
 
-        impl From<$name> for String {
-            fn from(name: $name) -> Self {
-                name.0.as_ref().into()
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Text;
+
+                impl serde::de::Visitor<'_> for Text {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("a string")
+                    }
+
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$name, E> {
+                        $name::new(text).map_err(E::custom)
+                    }
+                }
+
+                deserializer.deserialize_str(Text)
             }
         }
     };
@@ -323,10 +345,15 @@ impl WorkerId {
     }
 }
 
+impl QueueName {
+    /// The text of [`QueueName::default`].
+    pub const DEFAULT: &str = "default";
+}
+
 impl Default for QueueName {
     /// The queue of a submit that names none.
     fn default() -> Self {
-        Self(Arc::from("default"))
+        Self(Arc::from(Self::DEFAULT))
     }
 }
 

@@ -8,13 +8,13 @@
 use std::fmt;
 
 use bytes::Bytes;
-use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeSeq, SerializeTuple, Serializer};
 
 use crate::jobs::command::{Command, Stamped};
 use crate::jobs::job::{Body, NewJob};
 use crate::pack::PackError;
-use crate::pack::unpack::{List, Structs, unpack};
+use crate::pack::unpack::{List, ListOf, Structs, unpack, unpack_seed};
 use crate::types::{JobId, Millis, QueueName};
 
 /// Bytes that are no stamped command.
@@ -58,25 +58,29 @@ fn bodies_bytes(command: &Command) -> usize {
 }
 
 /// Decodes a command: exactly one, with nothing after it. No claim of a length is believed before
-/// the bytes are there.
+/// the bytes are there. Payloads are slices of the bytes: whoever keeps one keeps all of them.
 ///
 /// # Errors
 /// [`DecodeError`], if the bytes are no command; nothing else happens then.
-pub fn decode(bytes: &[u8]) -> Result<Stamped, DecodeError> {
-    decode_value::<Unformed>(bytes).map(|form| form.0)
+pub fn decode(bytes: &Bytes) -> Result<Stamped, DecodeError> {
+    unpack_seed(bytes, Structs::Either, StampedSeed { bytes }).map_err(DecodeError::of)
 }
 
 /// Decodes one value that is all there is.
 pub(in crate::jobs) fn decode_value<'de, T: Deserialize<'de>>(
     bytes: &'de [u8],
 ) -> Result<T, DecodeError> {
-    unpack(bytes, Structs::Either).map_err(|error| {
+    unpack(bytes, Structs::Either).map_err(DecodeError::of)
+}
+
+impl DecodeError {
+    fn of(error: PackError) -> Self {
         if matches!(error, PackError::Trailing(_)) {
-            DecodeError::TrailingBytes
+            Self::TrailingBytes
         } else {
-            DecodeError::Malformed(error.to_string())
+            Self::Malformed(error.to_string())
         }
-    })
+    }
 }
 
 /// A stamped command on its way out.
@@ -152,17 +156,21 @@ impl Serialize for BodyForm<'_> {
 }
 
 /// A stamped command on its way in.
-struct Unformed(Stamped);
+#[derive(Clone, Copy)]
+struct StampedSeed<'a> {
+    /// All of it.
+    bytes: &'a Bytes,
+}
 
-impl<'de> Deserialize<'de> for Unformed {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_tuple(3, StampedVisitor).map(Self)
+impl<'de> DeserializeSeed<'de> for StampedSeed<'_> {
+    type Value = Stamped;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Stamped, D::Error> {
+        deserializer.deserialize_tuple(3, self)
     }
 }
 
-struct StampedVisitor;
-
-impl<'de> Visitor<'de> for StampedVisitor {
+impl<'de> Visitor<'de> for StampedSeed<'_> {
     type Value = Stamped;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -173,8 +181,8 @@ impl<'de> Visitor<'de> for StampedVisitor {
         let now: Millis = next(&mut seq)?;
         let command = match next::<u8, A>(&mut seq)? {
             1 => {
-                let List::<NewJobIn>(jobs) = next(&mut seq)?;
-                Command::SubmitJob(jobs.into_iter().map(|job| job.0).collect())
+                let jobs = ListOf(NewJobSeed { bytes: self.bytes, former: None });
+                Command::SubmitJob(seq.next_element_seed(jobs)?.ok_or_else(missing)?)
             }
             2 => Command::AssignJob(next::<List<_>, A>(&mut seq)?.0),
             3 => Command::RegisterWorker(next(&mut seq)?),
@@ -191,46 +199,67 @@ impl<'de> Visitor<'de> for StampedVisitor {
 }
 
 fn next<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(seq: &mut A) -> Result<T, A::Error> {
-    seq.next_element()?.ok_or_else(|| serde::de::Error::custom("an element is missing"))
+    seq.next_element()?.ok_or_else(missing)
 }
 
-/// One submitted job on its way in.
-struct NewJobIn(NewJob);
+fn missing<E: serde::de::Error>() -> E {
+    E::custom("an element is missing")
+}
 
-impl<'de> Deserialize<'de> for NewJobIn {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (id, queue, body) = <(JobId, QueueName, BodyIn)>::deserialize(deserializer)?;
-        Ok(Self(NewJob { id, queue, body: body.0 }))
+/// Submitted jobs on their way in, one after the other.
+struct NewJobSeed<'a> {
+    /// What they are in.
+    bytes: &'a Bytes,
+    /// The queue of the one before: many in a row are of one queue, and share its name.
+    former: Option<QueueName>,
+}
+
+impl<'de> DeserializeSeed<'de> for &mut NewJobSeed<'_> {
+    type Value = NewJob;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<NewJob, D::Error> {
+        let (id, queue, body) = <(JobId, &str, BodyIn<'de>)>::deserialize(deserializer)?;
+        let queue = QueueName::new_or_shared(queue, self.former.as_ref())
+            .map_err(serde::de::Error::custom)?;
+        self.former = Some(queue.clone());
+        let body = match body {
+            BodyIn::Command(words) => Body::Command(words),
+            BodyIn::Payload(payload) => Body::Payload(self.bytes.slice_ref(payload)),
+        };
+        Ok(NewJob { id, queue, body })
     }
 }
 
 /// A body on its way in: what it is, its MessagePack type says.
-struct BodyIn(Body);
+enum BodyIn<'de> {
+    Command(Vec<String>),
+    Payload(&'de [u8]),
+}
 
-impl<'de> Deserialize<'de> for BodyIn {
+impl<'de> Deserialize<'de> for BodyIn<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(BodyVisitor).map(Self)
+        deserializer.deserialize_any(BodyVisitor)
     }
 }
 
 struct BodyVisitor;
 
 impl<'de> Visitor<'de> for BodyVisitor {
-    type Value = Body;
+    type Value = BodyIn<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the words of a command, or the bytes of a payload")
     }
 
-    fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<Body, E> {
-        Ok(Body::Payload(Bytes::copy_from_slice(bytes)))
+    fn visit_borrowed_bytes<E: serde::de::Error>(self, bytes: &'de [u8]) -> Result<BodyIn<'de>, E> {
+        Ok(BodyIn::Payload(bytes))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Body, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<BodyIn<'de>, A::Error> {
         let mut words = Vec::new();
         while let Some(word) = seq.next_element()? {
             words.push(word);
         }
-        Ok(Body::Command(words))
+        Ok(BodyIn::Command(words))
     }
 }

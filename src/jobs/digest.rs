@@ -131,7 +131,7 @@ impl Fold {
     pub fn bytes(&mut self, value: &[u8]) -> &mut Self {
         self.u64(value.len() as u64);
         match value.len() <= SHORT_BYTES_MAX {
-            true => self.put(value),
+            true => self.put_short(value),
             false => self.put(&hash(value).to_le_bytes()),
         }
     }
@@ -142,18 +142,32 @@ impl Fold {
         hash(self.gathered.get(..self.len).unwrap_or_default())
     }
 
+    /// Adds a field of a fixed length, in one stroke: most are a word, and a call for each would cost more than they.
+    fn put<const N: usize>(&mut self, value: &[u8; N]) -> &mut Self {
+        self.make_room(N);
+        let room = self.gathered.get_mut(self.len..).and_then(<[u8]>::first_chunk_mut);
+        *room.expect("a field is shorter than the room") = *value;
+        self.len += N;
+        self
+    }
+
     /// Adds up to [`SHORT_BYTES_MAX`] bytes.
-    fn put(&mut self, value: &[u8]) -> &mut Self {
-        if self.len + value.len() > GATHERED_BYTES {
-            let so_far = self.finish().to_le_bytes();
-            self.len = 0;
-            self.put(&so_far);
-        }
+    fn put_short(&mut self, value: &[u8]) -> &mut Self {
+        self.make_room(value.len());
         let end = self.len + value.len();
         let room = self.gathered.get_mut(self.len..end);
         room.expect("a field is shorter than the room").copy_from_slice(value);
         self.len = end;
         self
+    }
+
+    /// Begins anew with the hash so far, if so many bytes do not fit any more.
+    fn make_room(&mut self, bytes: usize) {
+        if self.len + bytes > GATHERED_BYTES {
+            let so_far = self.finish().to_le_bytes();
+            self.len = 0;
+            self.put(&so_far);
+        }
     }
 }
 

@@ -90,6 +90,7 @@ pub struct NewJob {
     /// Made by the client, never used for another job.
     pub id: JobId,
     /// Where it waits.
+    #[serde(default)]
     pub queue: QueueName,
     /// What it is.
     pub body: Body,

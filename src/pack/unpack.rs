@@ -77,9 +77,21 @@ pub fn unpack<'de, T: Deserialize<'de>>(
     bytes: &'de [u8],
     structs: Structs,
 ) -> Result<T, PackError> {
+    unpack_seed(bytes, structs, PhantomData)
+}
+
+/// Reads one value as [`unpack`] does, by a reader that knows more than the bytes say.
+///
+/// # Errors
+/// As [`unpack`].
+pub fn unpack_seed<'de, T: DeserializeSeed<'de>>(
+    bytes: &'de [u8],
+    structs: Structs,
+    seed: T,
+) -> Result<T::Value, PackError> {
     let allowance = bytes.len().saturating_mul(ALLOWANCE_PER_BYTE).saturating_add(ALLOWANCE_BYTES);
     let mut unpacker = Unpacker { reader: Reader::new(bytes), structs, allowance };
-    let value = T::deserialize(&mut unpacker)?;
+    let value = seed.deserialize(&mut unpacker)?;
     unpacker.reader.finish()?;
     Ok(value)
 }
@@ -92,27 +104,7 @@ pub fn unpack<'de, T: Deserialize<'de>>(
 pub fn list<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
-    struct List<T>(PhantomData<T>);
-
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
-        type Value = Vec<T>;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("a list")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
-            let Some(first) = seq.next_element()? else { return Ok(Vec::new()) };
-            let mut items = Vec::with_capacity(seq.size_hint().unwrap_or(0).saturating_add(1));
-            items.push(first);
-            while let Some(item) = seq.next_element()? {
-                items.push(item);
-            }
-            Ok(items)
-        }
-    }
-
-    deserializer.deserialize_seq(List(PhantomData))
+    ListOf(Each(PhantomData)).deserialize(deserializer)
 }
 
 /// A list read as [`list`] does, for places that take no function.
@@ -122,6 +114,53 @@ pub struct List<T>(pub Vec<T>);
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         list(deserializer).map(Self)
+    }
+}
+
+/// Reads a list as [`list`] does, each element by the same reader, which may remember those before.
+#[derive(Debug)]
+pub struct ListOf<S>(pub S);
+
+impl<'de, S, T> DeserializeSeed<'de> for ListOf<S>
+where
+    for<'a> &'a mut S: DeserializeSeed<'de, Value = T>,
+{
+    type Value = Vec<T>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<T>, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de, S, T> Visitor<'de> for ListOf<S>
+where
+    for<'a> &'a mut S: DeserializeSeed<'de, Value = T>,
+{
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<Vec<T>, A::Error> {
+        let Some(first) = seq.next_element_seed(&mut self.0)? else { return Ok(Vec::new()) };
+        let mut items = Vec::with_capacity(seq.size_hint().unwrap_or(0).saturating_add(1));
+        items.push(first);
+        while let Some(item) = seq.next_element_seed(&mut self.0)? {
+            items.push(item);
+        }
+        Ok(items)
+    }
+}
+
+/// Reads each element for itself.
+struct Each<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for &mut Each<T> {
+    type Value = T;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
+        T::deserialize(deserializer)
     }
 }
 

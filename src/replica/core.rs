@@ -15,6 +15,7 @@ use crate::raft::message::{Configuration, Entry, EntryKind, Message, SnapshotMet
 use crate::replica::clock::LogClock;
 use crate::replica::input::{Input, Output, Turn};
 use crate::replica::liveness::{Liveness, STOOD_STILL_TICKS};
+use crate::replica::own::OwnCommands;
 use crate::replica::readiness::Readiness;
 use crate::replica::reads::{Lot, Read, Rounds};
 use crate::replica::requests::Drafts;
@@ -90,6 +91,7 @@ pub struct Replica<W> {
     /// Workers were judged last then; `None` before this leader has applied what its predecessors decided.
     pub(super) judged_at: Option<Ticks>,
     pub(super) drafts: Drafts<W>,
+    own: OwnCommands,
     /// A submit that will most likely find no room was proposed last then.
     pub(super) hopeless_at: Option<Ticks>,
     pub(super) waiters: Waiters<W>,
@@ -148,6 +150,7 @@ impl<W> Replica<W> {
             led: None,
             judged_at: None,
             drafts: Drafts::default(),
+            own: OwnCommands::default(),
             hopeless_at: None,
             waiters: Waiters::default(),
             arriving_reads: Vec::new(),
@@ -433,8 +436,11 @@ impl<W> Replica<W> {
                 None
             }
             EntryKind::Command => {
-                let stamped = codec::decode(&entry.data)
-                    .unwrap_or_else(|error| panic!("entry {} is no command: {error}", entry.index));
+                let stamped = self.own.take(entry).unwrap_or_else(|| {
+                    codec::decode(&entry.data).unwrap_or_else(|error| {
+                        panic!("entry {} is no command: {error}", entry.index)
+                    })
+                });
                 self.clock.observe(stamped.now, self.now);
                 let applied = self.machine.apply(entry.index, &stamped);
                 if !applied.events.is_empty() {
@@ -511,9 +517,12 @@ impl<W> Replica<W> {
     ) -> Option<Index> {
         let voters = self.raft.configuration().voters.len();
         let now = self.clock.stamp(self.wall, self.now, voters);
-        let data = codec::encode(&Stamped { now, command });
+        let stamped = Stamped { now, command };
+        let data = codec::encode(&stamped);
+        let bytes = data.len();
         match self.raft.propose(EntryKind::Command, vec![data]) {
             Ok(index) => {
+                self.own.keep(index, self.raft.term(), bytes, stamped);
                 if !waits.is_empty() {
                     self.waiters.add(index, self.raft.term(), arrived, waits);
                 }

@@ -7,6 +7,7 @@
 //! - `requests`: submits and reports share entries, reads share a confirmation;
 //! - `answering`: every waiter hears once, definite or unknown;
 //! - `leading`: the leader gives out jobs, judges workers, completes the configuration;
+//! - `own`: the commands of its own proposals, which it need not read again;
 //! - `waiters`, `reads`: who waits for which entry, which index, which job;
 //! - `clock`, `liveness`: the log's time, and who is alive;
 //! - `reading`, `status`, `view`: what a replica shows of itself.
@@ -17,6 +18,7 @@ pub mod core;
 pub mod input;
 mod leading;
 pub mod liveness;
+mod own;
 mod readiness;
 pub mod reading;
 pub mod reads;

@@ -9,6 +9,7 @@ pub mod bulk;
 pub mod error;
 pub mod frame;
 pub mod hello;
+mod jobs_in;
 pub mod kind;
 pub mod message;
 pub mod named;

@@ -5,12 +5,14 @@
 //! read by a deserializer that takes exactly what `wire-spec.md` §4 says: structs are maps, texts are
 //! `str`, payloads are `bin`. Unknown keys are skipped; `nil` is the same as a missing key.
 
+use std::marker::PhantomData;
+
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{Deserialize, DeserializeSeed};
 
 use crate::pack;
-use crate::pack::unpack::{Structs, unpack};
+use crate::pack::unpack::{Structs, unpack_seed};
 use crate::wire::error::WireError;
 
 /// Values in the body of one frame, at most; a frame with more is refused. Half of what
@@ -32,9 +34,21 @@ pub(crate) fn encode<T: Serialize>(body: &T) -> Bytes {
 }
 
 /// Scans and reads the body of a frame of kind `name`. An empty body is an empty map.
-pub(crate) fn decode<T: DeserializeOwned>(name: &'static str, body: &[u8]) -> Result<T, WireError> {
+pub(crate) fn decode<'de, T: Deserialize<'de>>(
+    name: &'static str,
+    body: &'de [u8],
+) -> Result<T, WireError> {
+    decode_seed(name, body, PhantomData)
+}
+
+/// As [`decode`], by a reader that knows more than the body says.
+pub(crate) fn decode_seed<'de, T: DeserializeSeed<'de>>(
+    name: &'static str,
+    body: &'de [u8],
+    seed: T,
+) -> Result<T::Value, WireError> {
     let body = if body.is_empty() { EMPTY_MAP } else { body };
     let fault = |error| WireError::Body { name, error };
     pack::scan_bounded(body, BODY_ELEMENTS_MAX).map_err(fault)?;
-    unpack(body, Structs::Named).map_err(fault)
+    unpack_seed(body, Structs::Named, seed).map_err(fault)
 }

@@ -11,9 +11,10 @@ use crate::jobs::job::{
     WORKER_SLOTS_MAX,
 };
 use crate::pack::unpack::list;
-use crate::types::{Fence, Incarnation, Index, JobId, NodeId, QueueName, WorkerId};
+use crate::types::{Fence, Incarnation, Index, JobId, NodeId, WorkerId};
 use crate::wire::error::{WireError, check_count, check_header, not};
 use crate::wire::frame::Frame;
+use crate::wire::jobs_in;
 use crate::wire::kind;
 use crate::wire::message::{
     BATCH_JOBS_MAX, BATCH_UPDATES_MAX, Filter, LIST_JOBS_MAX, RESERVE_JOBS_MAX, Request,
@@ -214,19 +215,18 @@ impl Request {
 }
 
 fn submit(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
-    let job: JobBody = named::decode(name, body)?;
-    let job = NewJob::from(job);
+    let job: NewJob = named::decode(name, body)?;
     match job.body.fault() {
         None => Ok(Request::SubmitJob(job)),
         Some(reason) => Err(WireError::Invalid { name, reason }),
     }
 }
 
-fn submit_batch(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
+fn submit_batch(name: &'static str, body: &Bytes) -> Result<Request, WireError> {
     check_count(name, "bytes of body", body.len(), BATCH_BYTES_MAX)?;
-    let JobsIn { jobs } = named::decode(name, body)?;
+    let jobs = jobs_in::read(name, body)?;
     check_count(name, "jobs", jobs.len(), BATCH_JOBS_MAX)?;
-    Ok(Request::SubmitBatch(jobs.into_iter().map(NewJob::from).collect()))
+    Ok(Request::SubmitBatch(jobs))
 }
 
 fn list_jobs(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
@@ -281,29 +281,9 @@ fn batch_update(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
 #[derive(Deserialize)]
 struct Nothing {}
 
-#[derive(Deserialize)]
-struct JobBody {
-    id: JobId,
-    #[serde(default)]
-    queue: QueueName,
-    body: Body,
-}
-
-impl From<JobBody> for NewJob {
-    fn from(JobBody { id, queue, body }: JobBody) -> Self {
-        Self { id, queue, body }
-    }
-}
-
 #[derive(Serialize)]
 struct JobsOut<'a> {
     jobs: &'a [NewJob],
-}
-
-#[derive(Deserialize)]
-struct JobsIn {
-    #[serde(deserialize_with = "list")]
-    jobs: Vec<JobBody>,
 }
 
 #[derive(Serialize, Deserialize)]

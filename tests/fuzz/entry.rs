@@ -143,7 +143,8 @@ fn bulk(input: &[u8]) {
 }
 
 fn command_of_the_log(input: &[u8]) {
-    let Ok(stamped) = bounded(input, || codec::decode(input)) else { return };
+    let bytes = Bytes::copy_from_slice(input);
+    let Ok(stamped) = bounded(input, || codec::decode(&bytes)) else { return };
     assert_eq!(codec::decode(&codec::encode(&stamped)).as_ref(), Ok(&stamped));
 }
 

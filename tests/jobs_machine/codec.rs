@@ -2,12 +2,16 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use raftq::jobs::codec::{DecodeError, decode, encode};
+use raftq::jobs::codec::{self, DecodeError, encode};
 use raftq::jobs::command::{Command, Limits, Registration, Release, Stamped};
 use raftq::jobs::job::{Body, NewJob, Serves};
 use raftq::types::{Fence, Incarnation, Millis, QueueName};
 
 use crate::support::{command, id, pair, payload, queue, registration, update, worker};
+
+fn decode(bytes: &[u8]) -> Result<Stamped, DecodeError> {
+    codec::decode(&Bytes::copy_from_slice(bytes))
+}
 
 fn stamped(command: Command) -> Stamped {
     Stamped { now: Millis(1_700_000_000_000), command }
