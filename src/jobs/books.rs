@@ -5,6 +5,7 @@ use imbl::OrdMap;
 
 use crate::jobs::digest::Sum;
 use crate::jobs::job::Status;
+use crate::jobs::ordered::Ordered;
 use crate::jobs::resident::{Job, Kind, Lane};
 use crate::types::{JobId, QueueName};
 
@@ -64,8 +65,8 @@ impl QueueCounts {
 /// - `queues` has an entry for exactly the queues that some job is in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Books {
-    pending: OrdMap<Lane, OrdMap<u64, JobId>>,
-    ended: OrdMap<u64, JobId>,
+    pending: OrdMap<Lane, Ordered<u64, JobId>>,
+    ended: Ordered<u64, JobId>,
     queues: OrdMap<QueueName, QueueCounts>,
     totals: QueueCounts,
     job_bytes: u64,
@@ -79,10 +80,17 @@ impl Books {
         self.sum.add(job.record());
         self.job_bytes += job.weight();
         *self.totals.of(job) += 1;
-        *self.queues.entry(job.queue.clone()).or_default().of(job) += 1;
+        match self.queues.get_mut(&job.queue) {
+            Some(counts) => *counts.of(job) += 1,
+            None => *self.queues.entry(job.queue.clone()).or_default().of(job) += 1,
+        }
         match (job.status, &job.ending) {
             (Status::Pending, _) => {
-                self.pending.entry(job.lane()).or_default().insert(job.sequence, job.id);
+                let lane = job.lane();
+                match self.pending.get_mut(&lane) {
+                    Some(line) => line.insert(job.sequence, job.id),
+                    None => self.pending.entry(lane).or_default().insert(job.sequence, job.id),
+                };
             }
             (Status::Running, _) | (_, None) => {}
             (Status::Completed | Status::Failed | Status::Cancelled, Some(ending)) => {
@@ -130,13 +138,13 @@ impl Books {
 
     /// Returns the lines in which jobs wait; none of them is empty.
     #[must_use]
-    pub fn lines(&self) -> &OrdMap<Lane, OrdMap<u64, JobId>> {
+    pub fn lines(&self) -> &OrdMap<Lane, Ordered<u64, JobId>> {
         &self.pending
     }
 
     /// Returns the jobs that ended, in the order in which they did.
     #[must_use]
-    pub fn ended(&self) -> &OrdMap<u64, JobId> {
+    pub fn ended(&self) -> &Ordered<u64, JobId> {
         &self.ended
     }
 

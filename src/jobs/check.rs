@@ -9,6 +9,7 @@ use crate::jobs::digest::Digest;
 use crate::jobs::forgotten::ForgottenIds;
 use crate::jobs::job::Status;
 use crate::jobs::machine::Machine;
+use crate::jobs::ordered::Ordered;
 use crate::jobs::registry::{Registry, Worker, WorkerState};
 use crate::jobs::resident;
 
@@ -54,7 +55,7 @@ impl Machine {
     /// Builds the machine again from its jobs, workers and ids.
     fn rebuilt(&self) -> Self {
         let mut rebuilt = Self {
-            jobs: OrdMap::new(),
+            jobs: Ordered::new(),
             books: Books::default(),
             registry: Registry::default(),
             forgotten: ForgottenIds::default(),

@@ -1,8 +1,7 @@
 //! The ids of jobs that are forgotten, kept a while so that a late repeat of a submit is known.
 
-use imbl::OrdMap;
-
 use crate::jobs::digest::{Content, Fold, Sum};
+use crate::jobs::ordered::Ordered;
 use crate::types::{JobId, Millis};
 
 /// What one forgotten id weighs in the limit on resident bytes.
@@ -28,8 +27,8 @@ impl Forgotten {
 /// - `expiries` holds `(expires_ms, id)` for exactly the pairs in `ids`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ForgottenIds {
-    ids: OrdMap<JobId, Forgotten>,
-    expiries: OrdMap<(Millis, JobId), ()>,
+    ids: Ordered<JobId, Forgotten>,
+    expiries: Ordered<(Millis, JobId), ()>,
     sum: Sum,
 }
 

@@ -1,7 +1,5 @@
 //! Pages of jobs in order of id, which is the order of the times at which their ids were made.
 
-use std::ops::Bound;
-
 use crate::jobs::job::{JobView, Status};
 use crate::jobs::machine::Machine;
 use crate::jobs::resident::Job;
@@ -62,9 +60,11 @@ impl Machine {
                 self.list_ids(filter, self.books.ended().values().copied().collect())
             }
             _ => {
-                let after = filter.after.map_or(Bound::Unbounded, Bound::Excluded);
-                let jobs = self.jobs.range((after, Bound::Unbounded)).map(|(_, job)| &**job);
-                page(filter, jobs)
+                let jobs = match &filter.after {
+                    Some(after) => self.jobs.above(after),
+                    None => self.jobs.iter(),
+                };
+                page(filter, jobs.map(|(_, job)| &**job))
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::jobs::command::{Command, Event, Limits, Outcome, Stamped};
 use crate::jobs::digest::{Content, DIGEST_EVERY, DIGESTS_KEPT, Digest, Fold};
 use crate::jobs::forgotten::ForgottenIds;
 use crate::jobs::job::{Assignment, JobView, NewJob, Status};
+use crate::jobs::ordered::Ordered;
 use crate::jobs::registry::{Registry, Worker};
 use crate::jobs::resident::{self, End, Job};
 use crate::types::{Fence, Incarnation, Index, JobId, Millis, QueueName, WorkerId};
@@ -33,7 +34,7 @@ pub struct Machine {
     pub(in crate::jobs) next_sequence: u64,
     /// The place in the order of endings of the next job that ends.
     pub(in crate::jobs) next_ending: u64,
-    pub(in crate::jobs) jobs: OrdMap<JobId, Arc<Job>>,
+    pub(in crate::jobs) jobs: Ordered<JobId, Arc<Job>>,
     pub(in crate::jobs) books: Books,
     pub(in crate::jobs) registry: Registry,
     pub(in crate::jobs) forgotten: ForgottenIds,
@@ -119,7 +120,7 @@ impl Machine {
             limits: Limits::default(),
             next_sequence: 1,
             next_ending: 1,
-            jobs: OrdMap::new(),
+            jobs: Ordered::new(),
             books: Books::default(),
             registry: Registry::default(),
             forgotten: ForgottenIds::default(),

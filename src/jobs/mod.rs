@@ -8,6 +8,7 @@
 //!   `apply` (jobs), `registration` (workers) and `retention` (forgetting).
 //! - The books that `apply` keeps beside the jobs, each with its own indexes, counts and share of
 //!   the [`digest`]: [`books`] (of jobs), [`registry`] (of workers), [`forgotten`] (of ids).
+//! - [`ordered`]: the maps of what there may be millions of, of which an image costs nothing.
 //! - [`scheduler`]: which pending job goes to which worker; pure, run by the leader only.
 //! - [`list`]: pages of jobs; [`image`]: the machine as records of a snapshot, and back.
 //! - [`check`]: everything counted anew, for tests and after a restore.
@@ -34,6 +35,8 @@ pub mod job;
 pub mod list;
 #[cfg(feature = "server")]
 pub mod machine;
+#[cfg(feature = "server")]
+pub mod ordered;
 #[cfg(feature = "server")]
 mod registration;
 #[cfg(feature = "server")]
