@@ -143,8 +143,11 @@ impl Fold {
     }
 
     /// Adds a field of a fixed length, in one stroke: most are a word, and a call for each would cost more than they.
+    #[inline]
     fn put<const N: usize>(&mut self, value: &[u8; N]) -> &mut Self {
-        self.make_room(N);
+        if self.len + N > GATHERED_BYTES {
+            self.begin_anew();
+        }
         let room = self.gathered.get_mut(self.len..).and_then(<[u8]>::first_chunk_mut);
         *room.expect("a field is shorter than the room") = *value;
         self.len += N;
@@ -153,7 +156,9 @@ impl Fold {
 
     /// Adds up to [`SHORT_BYTES_MAX`] bytes.
     fn put_short(&mut self, value: &[u8]) -> &mut Self {
-        self.make_room(value.len());
+        if self.len + value.len() > GATHERED_BYTES {
+            self.begin_anew();
+        }
         let end = self.len + value.len();
         let room = self.gathered.get_mut(self.len..end);
         room.expect("a field is shorter than the room").copy_from_slice(value);
@@ -161,13 +166,12 @@ impl Fold {
         self
     }
 
-    /// Begins anew with the hash so far, if so many bytes do not fit any more.
-    fn make_room(&mut self, bytes: usize) {
-        if self.len + bytes > GATHERED_BYTES {
-            let so_far = self.finish().to_le_bytes();
-            self.len = 0;
-            self.put(&so_far);
-        }
+    /// Begins anew with the hash so far.
+    #[cold]
+    fn begin_anew(&mut self) {
+        let so_far = self.finish().to_le_bytes();
+        self.len = 0;
+        self.put(&so_far);
     }
 }
 

@@ -16,7 +16,9 @@ use crate::jobs::codec;
 use crate::jobs::command::Limits;
 use crate::jobs::digest::{Content, DIGEST_EVERY, DIGESTS_KEPT, Digest};
 use crate::jobs::forgotten::Forgotten;
-use crate::jobs::job::{ERROR_BYTES_MAX, OUTPUT_BYTES_MAX, Serves, Status, WORKER_SLOTS_MAX};
+use crate::jobs::job::{
+    BODY_BYTES_MAX, ERROR_BYTES_MAX, OUTPUT_BYTES_MAX, Serves, Status, WORKER_SLOTS_MAX,
+};
 use crate::jobs::machine::Machine;
 use crate::jobs::registration;
 use crate::jobs::registry::{Worker, WorkerState};
@@ -265,6 +267,8 @@ pub struct Restore {
     /// The code of the last record.
     last: u8,
     last_job: Option<JobId>,
+    /// Its queue: most jobs are of the same one as the one before.
+    last_queue: Option<QueueName>,
     last_worker: Option<WorkerId>,
     last_forgotten: Option<JobId>,
     /// Names of workers that jobs know and the registry does not (any more), so that jobs share them.
@@ -393,8 +397,14 @@ impl Restore {
         let machine = machine(&mut self.machine)?;
         rising(&mut self.last_job, it.id, "jobs by id")?;
         let wrong = |what: &str| contradiction(&format!("job {} has {what}", it.id));
-        let queue = QueueName::new(it.queue).map_err(|error| wrong(&error.to_string()))?;
-        let queue = machine.books.shared(&queue);
+        let queue = match &self.last_queue {
+            Some(last) if last.as_str() == it.queue => last.clone(),
+            Some(_) | None => {
+                let queue = QueueName::new(it.queue).map_err(|error| wrong(&error.to_string()))?;
+                machine.books.shared(&queue)
+            }
+        };
+        self.last_queue = Some(queue.clone());
         let kind = Kind::from_code(it.kind).ok_or_else(|| wrong("an unknown kind"))?;
         let status =
             resident::status_from_code(it.status).ok_or_else(|| wrong("an unknown status"))?;
@@ -416,7 +426,9 @@ impl Restore {
             run: run.map(Arc::new),
             ending: ending.map(Arc::new),
         };
-        if let Some(fault) = job.unpacked().fault() {
+        // A payload has no fault but its length: it is not unpacked for that.
+        let is_plain = kind == Kind::Payload && job.body.len() <= BODY_BYTES_MAX;
+        if !is_plain && let Some(fault) = job.unpacked().fault() {
             return Err(wrong(&fault));
         }
         fits(machine, &job).map_err(wrong)?;
