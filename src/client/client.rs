@@ -1,16 +1,16 @@
 //! The client: jobs in, answers out, whatever happens to single nodes.
 
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use async_std::future::timeout;
 use futures::future::join_all;
 
 use crate::client::clock;
 use crate::client::cluster::{Addr, Cluster, SEEDS_MAX};
+use crate::client::connection::Asked;
 use crate::client::core::{Call, Reached, Step};
 use crate::client::error::{Error, Story};
+use crate::client::in_flight::Lost;
 use crate::client::job::Job;
 use crate::client::moment::Moment;
 use crate::client::pool::Pool;
@@ -419,7 +419,11 @@ impl Client {
     async fn attempt(&self, call: &mut Call, addrs: &[Addr]) -> Option<Result<Reply, Error>> {
         let pool = &self.pool;
         let request = Arc::clone(call.request());
-        let connection = match within(call.deadline(), pool.reach(addrs)).await {
+        let reached = match addrs.first().and_then(|addr| pool.up(addr)) {
+            Some(connection) => Some(Ok(connection)),
+            None => clock::within(call.deadline(), pool.reach(addrs)).await,
+        };
+        let connection = match reached {
             Some(Ok(connection)) => connection,
             Some(Err(failures)) => {
                 let why: Vec<&str> = failures.iter().map(|failure| &*failure.why).collect();
@@ -438,41 +442,17 @@ impl Client {
             Reached::Send { until } => until,
             Reached::Elsewhere => return None,
         };
-        let mut answer = match within(until, connection.send(&request)).await {
-            Some(Ok(answer)) => answer,
-            Some(Err(lost)) => {
-                let why = lost.why.as_ref();
-                call.lost(&mut pool.cluster(), addr, lost.was_sent, why, clock::now());
-                return None;
+        let asked = connection.ask(&request, until).await;
+        let (mut cluster, now) = (pool.cluster(), clock::now());
+        match asked {
+            Asked::Answered(reply) => return call.answered(&mut cluster, addr, reply, now),
+            Asked::Lost(Lost { was_sent, why }) => {
+                call.lost(&mut cluster, addr, was_sent, why.as_ref(), now);
             }
-            None => {
-                call.unanswered(&mut pool.cluster(), addr, false, clock::now());
-                return None;
-            }
-        };
-        let answered = within(until, &mut answer).await;
-        let mut cluster = pool.cluster();
-        match answered {
-            Some(Ok(reply)) => call.answered(&mut cluster, addr, reply, clock::now()),
-            Some(Err(lost)) => {
-                call.lost(&mut cluster, addr, lost.was_sent, lost.why.as_ref(), clock::now());
-                None
-            }
-            None => {
-                call.unanswered(&mut cluster, addr, answer.was_sent(), clock::now());
-                None
-            }
+            Asked::Late { was_sent } => call.unanswered(&mut cluster, addr, was_sent, now),
         }
+        None
     }
-}
-
-/// Waits for something, but not beyond a moment. What is ready at once costs no timer.
-async fn within<T>(until: Moment, what: impl Future<Output = T>) -> Option<T> {
-    let mut what = std::pin::pin!(what);
-    if let Poll::Ready(done) = futures::poll!(what.as_mut()) {
-        return Some(done);
-    }
-    timeout(until.since(clock::now()), what).await.ok()
 }
 
 fn has_ended(result: &Result<JobView, Refusal>) -> bool {

@@ -1,8 +1,11 @@
 //! The one clock room of the client library: a monotonic clock, and the wall clock for job ids.
 
+use std::future::Future;
 use std::sync::OnceLock;
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use async_std::future::timeout;
 use async_std::task;
 
 use crate::client::moment::Moment;
@@ -29,4 +32,13 @@ pub(crate) fn wall() -> Millis {
 /// Waits until a moment.
 pub(crate) async fn sleep_until(moment: Moment) {
     task::sleep(moment.since(now())).await;
+}
+
+/// Waits for something, but not beyond a moment. What is ready at once costs no timer.
+pub(crate) async fn within<T>(until: Moment, what: impl Future<Output = T>) -> Option<T> {
+    let mut what = std::pin::pin!(what);
+    if let Poll::Ready(done) = futures::poll!(what.as_mut()) {
+        return Some(done);
+    }
+    timeout(until.since(now()), what).await.ok()
 }

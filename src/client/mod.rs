@@ -83,7 +83,7 @@
 //!
 //! [`core`] and [`cluster`] decide whom to ask, when, and what the caller is told; `duty` what a worker owes
 //! the cluster. They see no clock and no socket: time comes in as a [`moment::Moment`]. Around them,
-//! `connection` carries many requests at once, `pool` keeps one connection to a node, and `client` and
+//! `connection` carries many requests at once (`in_flight` holds them), `pool` keeps one connection to a node, and `client` and
 //! `worker` drive it all.
 
 mod batch;
@@ -98,6 +98,7 @@ mod describe;
 pub mod duty;
 pub mod error;
 pub mod handler;
+mod in_flight;
 pub mod job;
 pub mod moment;
 mod pool;

@@ -79,6 +79,14 @@ impl Pool {
         }
     }
 
+    /// Returns the connection to an address, if there is one that can be asked.
+    pub(crate) fn up(&self, addr: &Addr) -> Option<Connection> {
+        match self.slots().get(addr) {
+            Some(Slot::Up(connection)) if !connection.is_broken() => Some(connection.clone()),
+            Some(Slot::Up(_) | Slot::Dialing(_)) | None => None,
+        }
+    }
+
     /// Returns a connection to the first of these nodes that lets us in. The first one has a head start
     /// of [`STAGGER`] over the second, and so on, so that a dead one costs little; one that refuses
     /// costs nothing.

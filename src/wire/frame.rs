@@ -191,24 +191,57 @@ impl Decoder for FrameCodec {
     }
 }
 
-impl Encoder<&Frame> for FrameCodec {
-    type Error = FrameError;
+impl FrameCodec {
+    /// Appends a frame without flags for group 0, its body written by `body` right where it belongs.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLarge`]; the buffer is as it was then.
+    pub(crate) fn encode_with(
+        &self,
+        kind: u8,
+        corr: u32,
+        buffer: &mut BytesMut,
+        body: impl FnOnce(&mut BytesMut),
+    ) -> Result<(), FrameError> {
+        let former = buffer.len();
+        buffer.put_bytes(0, HEADER_BYTES);
+        body(buffer);
+        let frame = buffer.get_mut(former..).and_then(<[u8]>::split_first_chunk_mut);
+        let header = frame.map(|(place, body)| {
+            *place = self.header(&Frame::new(kind, corr, Bytes::new()), body)?;
+            Ok(())
+        });
+        header.unwrap_or(Ok(())).inspect_err(|_too_large| buffer.truncate(former))
+    }
 
-    fn encode(&mut self, frame: &Frame, buffer: &mut BytesMut) -> Result<(), FrameError> {
-        let bytes = frame.body.len();
+    /// Returns the header of a frame with this body in place of its own.
+    fn header(&self, frame: &Frame, body: &[u8]) -> Result<[u8; HEADER_BYTES], FrameError> {
+        let bytes = body.len();
         self.check_length(bytes)?;
         let max = self.body_bytes_max;
         let length = u32::try_from(bytes).map_err(|_wide| FrameError::TooLarge { bytes, max })?;
-        let mut head = [0; CHECKED_HEADER_BYTES];
+        let mut head = [0; HEADER_BYTES];
         let mut fields = head.as_mut_slice();
         fields.put_u32(length);
         fields.put_u8(frame.kind);
         fields.put_u8(frame.flags);
         fields.put_u16(frame.group);
         fields.put_u32(frame.corr);
+        let checked = checksum(&head, body);
+        if let Some(place) = head.last_chunk_mut() {
+            *place = checked.to_be_bytes();
+        }
+        Ok(head)
+    }
+}
+
+impl Encoder<&Frame> for FrameCodec {
+    type Error = FrameError;
+
+    fn encode(&mut self, frame: &Frame, buffer: &mut BytesMut) -> Result<(), FrameError> {
+        let head = self.header(frame, &frame.body)?;
         buffer.reserve(frame.wire_bytes());
         buffer.put_slice(&head);
-        buffer.put_u32(checksum(&head, &frame.body));
         buffer.put_slice(&frame.body);
         Ok(())
     }

@@ -29,8 +29,16 @@ const EMPTY_MAP: &[u8] = &[0x80];
 /// Never: structs, lists, texts, numbers and bytes in memory always have a MessagePack form.
 pub(crate) fn encode<T: Serialize>(body: &T) -> Bytes {
     let mut out = BytesMut::new();
-    pack::encode_named(body, &mut out).expect("plain structs always have a MessagePack form");
+    append(body, &mut out);
     out.freeze()
+}
+
+/// Appends a body, as [`encode`] writes it.
+///
+/// # Panics
+/// Never, as [`encode`].
+pub(crate) fn append<T: Serialize>(body: &T, out: &mut BytesMut) {
+    pack::encode_named(body, out).expect("plain structs always have a MessagePack form");
 }
 
 /// Scans and reads the body of a frame of kind `name`. An empty body is an empty map.

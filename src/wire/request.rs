@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use crate::jobs::command::{Registration, Release, StatusUpdate};
@@ -13,7 +13,7 @@ use crate::jobs::job::{
 use crate::pack::unpack::list;
 use crate::types::{Fence, Incarnation, Index, JobId, NodeId, WorkerId};
 use crate::wire::error::{WireError, check_count, check_header, not};
-use crate::wire::frame::Frame;
+use crate::wire::frame::{Frame, FrameCodec, FrameError};
 use crate::wire::jobs_in;
 use crate::wire::kind;
 use crate::wire::message::{
@@ -119,44 +119,65 @@ impl Request {
     /// sent, and nothing is sent then; [`job_bytes_max`] and [`update_bytes_max`] help to stay below.
     #[must_use]
     pub fn to_frame(&self, corr: u32) -> Frame {
-        let body = match self {
-            Self::Ping | Self::ListWorkers => Bytes::new(),
-            Self::SubmitJob(job) => named::encode(job),
-            Self::SubmitBatch(jobs) => named::encode(&JobsOut { jobs }),
-            Self::RegisterWorker(registration) => named::encode(&RegisterBody::from(registration)),
-            Self::Heartbeat { worker, incarnation, draining } => named::encode(&HeartbeatBody {
-                worker: worker.clone(),
-                incarnation: *incarnation,
-                draining: *draining,
-            }),
-            Self::UpdateJobStatus(update) => named::encode(&UpdateBody::from(update)),
+        let mut body = BytesMut::new();
+        self.write(&mut body);
+        Frame::new(self.kind(), corr, body.freeze())
+    }
+
+    /// Appends its frame to what is to be sent.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLarge`]; nothing is appended then.
+    pub(crate) fn encode(
+        &self,
+        corr: u32,
+        codec: &FrameCodec,
+        out: &mut BytesMut,
+    ) -> Result<(), FrameError> {
+        codec.encode_with(self.kind(), corr, out, |body| self.write(body))
+    }
+
+    /// Appends its body.
+    fn write(&self, out: &mut BytesMut) {
+        match self {
+            Self::Ping | Self::ListWorkers => {}
+            Self::SubmitJob(job) => named::append(job, out),
+            Self::SubmitBatch(jobs) => named::append(&JobsOut { jobs }, out),
+            Self::RegisterWorker(registration) => {
+                named::append(&RegisterBody::from(registration), out);
+            }
+            Self::Heartbeat { worker, incarnation, draining } => {
+                let (worker, incarnation) = (worker.clone(), *incarnation);
+                named::append(&HeartbeatBody { worker, incarnation, draining: *draining }, out);
+            }
+            Self::UpdateJobStatus(update) => named::append(&UpdateBody::from(update), out),
             Self::BatchUpdateJobStatus(updates) => {
                 let updates = updates.iter().map(UpdateBody::from).collect();
-                named::encode(&UpdatesBody { updates })
+                named::append(&UpdatesBody { updates }, out);
             }
-            Self::ReleaseJobs(release) => named::encode(&ReleaseBody::from(release)),
+            Self::ReleaseJobs(release) => named::append(&ReleaseBody::from(release), out),
             Self::Reserve { worker, incarnation, after, max, wait_ms } => {
-                named::encode(&ReserveBody {
+                let body = ReserveBody {
                     worker: worker.clone(),
                     incarnation: *incarnation,
                     after: *after,
                     max: *max,
                     wait_ms: *wait_ms,
-                })
+                };
+                named::append(&body, out);
             }
-            Self::GetJob { id } => named::encode(&IdBody { id: *id }),
-            Self::ListJobs(filter) => named::encode(filter),
+            Self::GetJob { id } => named::append(&IdBody { id: *id }, out),
+            Self::ListJobs(filter) => named::append(filter, out),
             Self::WaitJobs { ids, wait_ms } => {
-                named::encode(&WaitBody { ids: ids.clone(), wait_ms: *wait_ms })
+                named::append(&WaitBody { ids: ids.clone(), wait_ms: *wait_ms }, out);
             }
-            Self::CancelJobs { ids } => named::encode(&IdsBody { ids: ids.clone() }),
-            Self::GetClusterStatus { local } => named::encode(&StatusBody { local: *local }),
+            Self::CancelJobs { ids } => named::append(&IdsBody { ids: ids.clone() }, out),
+            Self::GetClusterStatus { local } => named::append(&StatusBody { local: *local }, out),
             Self::ListLog { from, limit } => {
-                named::encode(&ListLogBody { from: *from, limit: *limit })
+                named::append(&ListLogBody { from: *from, limit: *limit }, out);
             }
-            Self::TransferLeadership { to } => named::encode(&TransferBody { to: *to }),
-        };
-        Frame::new(self.kind(), corr, body)
+            Self::TransferLeadership { to } => named::append(&TransferBody { to: *to }, out),
+        }
     }
 
     /// Reads a request. What comes back keeps every bound that `wire-spec.md` §3 has: nobody behind this
