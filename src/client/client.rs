@@ -392,53 +392,60 @@ impl Client {
         only: Option<Addr>,
         deadline: Moment,
     ) -> Result<Reply, Error> {
-        let request = Arc::new(request);
         let pool = &self.pool;
-        let mut call =
-            Call::new(Arc::clone(&request), only, &mut pool.cluster(), clock::now(), deadline);
+        let mut now = clock::now();
+        let mut call = Call::new(Arc::new(request), only, &mut pool.cluster(), now, deadline);
         loop {
             if pool.is_closed() {
                 call.closed();
             }
-            let step = call.step(&mut pool.cluster(), clock::now());
-            let addrs = match step {
-                Step::Reach(addrs) => addrs,
-                Step::Wait { until } => {
-                    clock::sleep_until(until).await;
-                    continue;
+            let step = call.step(&mut pool.cluster(), now);
+            match step {
+                Step::Reach(addrs) => {
+                    if let Some(done) = self.attempt(&mut call, &addrs, now).await {
+                        return done;
+                    }
                 }
+                Step::Wait { until } => clock::sleep_until(until).await,
                 Step::Fail(error) => return Err(error),
-            };
-            if let Some(done) = self.attempt(&mut call, &addrs).await {
-                return done;
             }
+            now = clock::now();
         }
     }
 
     /// Reaches one of the nodes and asks it. Returns what the caller gets, if it is decided.
-    async fn attempt(&self, call: &mut Call, addrs: &[Addr]) -> Option<Result<Reply, Error>> {
+    async fn attempt(
+        &self,
+        call: &mut Call,
+        addrs: &[Addr],
+        mut now: Moment,
+    ) -> Option<Result<Reply, Error>> {
         let pool = &self.pool;
         let request = Arc::clone(call.request());
         let reached = match addrs.first().and_then(|addr| pool.up(addr)) {
             Some(connection) => Some(Ok(connection)),
-            None => clock::within(call.deadline(), pool.reach(addrs)).await,
+            None => {
+                let reached = clock::within(call.deadline(), pool.reach(addrs)).await;
+                now = clock::now();
+                reached
+            }
         };
         let connection = match reached {
             Some(Ok(connection)) => connection,
             Some(Err(failures)) => {
                 let why: Vec<&str> = failures.iter().map(|failure| &*failure.why).collect();
                 let are_rejected = failures.iter().all(|failure| failure.is_rejected);
-                call.unreached(&mut pool.cluster(), why.join("; "), are_rejected, clock::now());
+                call.unreached(&mut pool.cluster(), why.join("; "), are_rejected, now);
                 return None;
             }
             None => {
                 let why = format!("no connection to {} in time", addrs.join(", "));
-                call.unreached(&mut pool.cluster(), why, false, clock::now());
+                call.unreached(&mut pool.cluster(), why, false, now);
                 return None;
             }
         };
         let addr = connection.addr();
-        let until = match call.reached(&pool.cluster(), addr, clock::now()) {
+        let until = match call.reached(&pool.cluster(), addr, now) {
             Reached::Send { until } => until,
             Reached::Elsewhere => return None,
         };

@@ -19,6 +19,7 @@ use crate::client::clock;
 use crate::client::duty::{Ask, Duty, Order, StopReport, Timing};
 use crate::client::error::Error;
 use crate::client::handler::{Context, Handlers, of_async, of_blocking, run, verdict};
+use crate::client::moment::Moment;
 use crate::jobs::job::{Assignment, Verdict, WORKER_QUEUES_MAX, WORKER_SLOTS_MAX};
 use crate::types::{Fence, Incarnation, QueueName, WorkerId};
 use crate::wire::message::Reply;
@@ -227,6 +228,8 @@ impl Shift {
     ) -> StopReport {
         let mut calls: FuturesUnordered<Calling> = FuturesUnordered::new();
         let mut shutdown = std::pin::pin!(shutdown.fuse());
+        // Set anew only when it is to end at another time.
+        let (mut timer, mut timer_at) = (task::sleep(TURN_MIN).boxed().fuse(), Moment(0));
         loop {
             for order in duty.step(clock::now()) {
                 match order {
@@ -244,15 +247,25 @@ impl Shift {
             if let Some(report) = duty.ended_with() {
                 return report;
             }
-            let pause = duty.wake_at().since(clock::now()).max(TURN_MIN);
+            let wake_at = duty.wake_at().max(clock::now().after(TURN_MIN));
+            if wake_at != timer_at {
+                timer = clock::sleep_until(wake_at).boxed().fuse();
+                timer_at = wake_at;
+            }
             futures::select! {
                 (ask, answer) = calls.select_next_some() => duty.heard(ask, answer, clock::now()),
-                (fence, verdict) = endings.select_next_some() => {
-                    self.running.remove(&fence);
-                    duty.ended(fence, verdict, clock::now());
+                first = endings.select_next_some() => {
+                    let now = clock::now();
+                    // All that have ended go into one report.
+                    let mut next = Some(first);
+                    while let Some((fence, verdict)) = next {
+                        self.running.remove(&fence);
+                        duty.ended(fence, verdict, now);
+                        next = endings.next().now_or_never().flatten();
+                    }
                 }
                 () = shutdown => duty.stop(clock::now()),
-                () = task::sleep(pause).fuse() => {}
+                () = timer => timer_at = Moment(0),
             }
         }
     }
