@@ -21,7 +21,7 @@ const HEIGHT_MAX: usize = 16;
 /// the key that are shared with a clone, and no others.
 ///
 /// - Keys rise from leaf to leaf, and all leaves are equally deep.
-/// - No node but the root is empty; none has more than [`WIDTH`].
+/// - No node but the root is empty; none has more than `WIDTH`.
 /// - A child's key in its branch is no more than all keys below it, but for the first child's, which nobody reads.
 #[derive(Clone)]
 pub struct Ordered<K, V> {
@@ -182,7 +182,7 @@ impl<K: Ord + Clone, V: Clone> Ordered<K, V> {
 
 /// Finds the child in which a key is, if it is anywhere.
 fn child_of<K: Borrow<Q>, Q: Ord + ?Sized, C>(children: &[(K, C)], key: &Q) -> usize {
-    children.partition_point(|(first, _)| first.borrow() <= key).saturating_sub(1)
+    children.get(1..).unwrap_or_default().partition_point(|(first, _)| first.borrow() <= key)
 }
 
 /// Finds the place of a key, or where it belongs.

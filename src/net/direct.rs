@@ -21,6 +21,9 @@ use crate::wire::message::Reply;
 /// Bytes of answers written at once, at most, as [`Reply::bytes_max`] has them; more go by the session.
 const DIRECT_BYTES_MAX: usize = 16 << 10;
 
+/// Room kept for the next answers of a connection: there may be ten thousand connections.
+const OUT_BYTES_KEPT: usize = 1 << 10;
+
 /// One connection as its session and the Raft thread share it: the requests in flight, and the socket. To wake the
 /// session for a few small answers costs more than to write them.
 ///
@@ -34,7 +37,7 @@ pub struct Direct {
     metrics: Arc<Metrics>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     flights: Flights,
     /// `None`: every answer goes by the session.
@@ -45,6 +48,7 @@ struct State {
     rest: Bytes,
     /// The session, when it waits.
     waker: Option<Waker>,
+    /// Where answers are encoded; it keeps [`OUT_BYTES_KEPT`] from one turn to the next, at most.
     out: BytesMut,
 }
 
@@ -71,14 +75,7 @@ impl Direct {
     /// Opens the short way into a connection's socket.
     #[must_use]
     pub fn new(socket: TcpStream, metrics: Arc<Metrics>) -> Self {
-        let state = State {
-            flights: Flights::default(),
-            socket: Some(socket),
-            is_busy: false,
-            rest: Bytes::new(),
-            waker: None,
-            out: BytesMut::new(),
-        };
+        let state = State { socket: Some(socket), ..State::default() };
         Self { state: Mutex::new(state), metrics }
     }
 
@@ -94,6 +91,15 @@ impl Direct {
     /// From now on every answer goes by the session, and the socket is the session's alone.
     pub fn close(&self) {
         self.state().socket = None;
+    }
+
+    /// The session has ended: nobody is owed an answer any more. What was held for requests in flight is given back,
+    /// though answers may still be on their way, each with a hand on this.
+    pub fn end(&self) {
+        let mut state = self.state();
+        let ended = std::mem::take(&mut *state);
+        drop(state);
+        drop(ended);
     }
 
     /// Tells whether there is something to end with [`Direct::begin_write`]; if not, the session is woken when
@@ -174,7 +180,10 @@ impl State {
         let socket = SockRef::from(socket);
         let mut written = 0;
         while let Some(left) = self.out.get(written..).filter(|left| !left.is_empty()) {
-            match socket.send(left) {
+            match socket.send(left).and_then(|count| match count {
+                0 => Err(ErrorKind::WriteZero.into()),
+                count => Ok(count),
+            }) {
                 Ok(count) => written += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -196,5 +205,34 @@ impl State {
                 waker.wake();
             }
         }
+        if self.out.capacity() > OUT_BYTES_KEPT {
+            self.out = BytesMut::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::shared::Budget;
+    use crate::types::Ticks;
+    use async_std::task::block_on;
+
+    /// An answer is still on its way when the session ends: it keeps neither the bytes nor the socket.
+    #[test]
+    fn ended_session_holds_nothing_for_answers_that_are_still_to_come() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = block_on(TcpStream::connect(listener.local_addr().unwrap())).unwrap();
+        let mut far = listener.accept().unwrap().0;
+        let direct = Arc::new(Direct::new(socket, Arc::default()));
+        let budget = Budget::new(10);
+        let hold = budget.hold(10).expect("there is room");
+        let number = direct.flights().begin(7, true, Ticks(1), hold).expect("there is room");
+        direct.end();
+        assert_eq!(budget.held(), 0);
+        let (session, _answers) = async_std::channel::bounded(1);
+        let reply = Answer::Reply(Reply::Pong);
+        assert!(!direct.write(&[(ReplyTo::by(session, number), reply)]));
+        assert_eq!(std::io::Read::read(&mut far, &mut [0]).unwrap(), 0, "the socket is closed");
     }
 }

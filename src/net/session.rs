@@ -538,10 +538,10 @@ impl Session {
     }
 }
 
-/// Answers may still be on their way; they must not keep the socket.
+/// Answers may still be on their way; they must keep neither the socket nor what was held for their requests.
 impl Drop for Session {
     fn drop(&mut self) {
-        self.direct.close();
+        self.direct.end();
     }
 }
 

@@ -91,7 +91,7 @@ pub struct Replica<W> {
     /// Workers were judged last then; `None` before this leader has applied what its predecessors decided.
     pub(super) judged_at: Option<Ticks>,
     pub(super) drafts: Drafts<W>,
-    own: OwnCommands,
+    pub(super) own: OwnCommands,
     /// A submit that will most likely find no room was proposed last then.
     pub(super) hopeless_at: Option<Ticks>,
     pub(super) waiters: Waiters<W>,

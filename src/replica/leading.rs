@@ -43,6 +43,7 @@ impl<W> Replica<W> {
         }
         if !leads && self.led.is_some() {
             self.led = None;
+            self.own.clear();
             self.liveness.clear();
             self.proposed.clear();
             self.proposed_at.clear();

@@ -10,7 +10,8 @@ use crate::types::{Index, Term};
 /// Commands kept, at most. One more is not kept, and read from its entry like that of another leader.
 const KEPT_MAX: usize = 1024;
 
-/// Bytes of their entries, at most, as above. What the commands hold beside these bytes is of their size.
+/// Bytes of their entries, at most, as above. A command of many short words takes some twenty times its entry's
+/// bytes in memory; a payload takes no more than them.
 const KEPT_BYTES_MAX: usize = 8 << 20;
 
 /// The commands of a leader's own proposals, kept until they are applied: it need not read what it has just
@@ -44,6 +45,11 @@ impl OwnCommands {
             self.bytes += bytes;
             self.kept.push_back(Own { index, term, bytes, command });
         }
+    }
+
+    /// Forgets all: it leads no more, and what becomes of its proposals is not its own doing.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
     }
 
     /// Returns the command of an entry that is applied now, if it is that very proposal. Whatever is kept for

@@ -17,8 +17,9 @@ use crate::wire::named;
 /// enough of it. A slice keeps the whole frame in memory until the job is decided.
 const SLICE_BYTES_MIN: usize = 4 << 10;
 
-/// Payloads must be at least this part of their frame (1 / 2) to be slices of it, so that what waits to be decided
-/// is no more than twice what is counted of it.
+/// Payloads must be at least this part of their frame (1 / 2) to be slices of it, so that a frame that waits to be
+/// decided is no more than twice what is counted of it. (The buffer that a frame was read into may be larger; the next
+/// frames go into another one then.)
 const SLICE_PART: usize = 2;
 
 /// Reads the body of a batch, and no bound of its jobs.
