@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_std::future::timeout;
 use async_std::net::TcpStream;
+use bytes::{Buf, Bytes, BytesMut};
 use futures::{AsyncReadExt, SinkExt, StreamExt};
 use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio_util::codec::Framed;
@@ -146,6 +147,31 @@ pub async fn write(
         within(patience, feed(frames, frame)).await?;
     }
     within(patience, async { SinkExt::<Frame>::flush(frames).await.map_err(io_error) }).await
+}
+
+/// Writes to a socket that does not wait as much as it takes at once, and returns the rest. A socket that breaks is
+/// shut down: whoever reads from it hears the end, and nothing may follow half a frame.
+///
+/// # Errors
+/// What the socket says.
+pub fn write_now(socket: SockRef<'_>, mut out: BytesMut) -> io::Result<Bytes> {
+    while !out.is_empty() {
+        let error = match socket.send(&out) {
+            Ok(count @ 1..) => {
+                out.advance(count.min(out.len()));
+                continue;
+            }
+            Ok(0) => io::ErrorKind::WriteZero.into(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => error,
+        };
+        if let Err(error) = socket.shutdown(Shutdown::Both) {
+            log::trace!("it was closed already: {error}");
+        }
+        return Err(error);
+    }
+    Ok(out.freeze())
 }
 
 async fn feed(frames: &mut Frames, frame: Frame) -> io::Result<()> {

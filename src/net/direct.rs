@@ -1,7 +1,5 @@
 //! The short way of an answer: from the Raft thread straight into its client's socket, when nothing waits before it.
 
-use std::io::ErrorKind;
-use std::net::Shutdown;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
@@ -11,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
 use tokio_util::codec::Encoder;
 
+use crate::net::conn;
 use crate::net::flights::Flights;
 use crate::net::inbox::{ReplyTo, ShortWay};
 use crate::net::metrics::Metrics;
@@ -20,9 +19,6 @@ use crate::wire::message::Reply;
 
 /// Bytes of answers written at once, at most, as [`Reply::bytes_max`] has them; more go by the session.
 const DIRECT_BYTES_MAX: usize = 16 << 10;
-
-/// Room kept for the next answers of a connection: there may be ten thousand connections.
-const OUT_BYTES_KEPT: usize = 1 << 10;
 
 /// One connection as its session and the Raft thread share it: the requests in flight, and the socket. To wake the
 /// session for a few small answers costs more than to write them.
@@ -48,8 +44,6 @@ struct State {
     rest: Bytes,
     /// The session, when it waits.
     waker: Option<Waker>,
-    /// Where answers are encoded; it keeps [`OUT_BYTES_KEPT`] from one turn to the next, at most.
-    out: BytesMut,
 }
 
 /// The requests in flight, while nobody else looks at them. Not to be held for long: an answer that finds them
@@ -144,26 +138,26 @@ impl ShortWay for Direct {
         if state.socket.is_none() || state.is_busy {
             return false;
         }
-        state.out.clear();
+        let mut out = BytesMut::new();
         for (to, answer) in answers {
             if let Answer::Reply(reply) = answer {
-                self.encode(&mut state, to.corr, reply);
+                self.encode(&mut state.flights, to.corr, reply, &mut out);
             }
         }
-        state.write();
+        state.write(out);
         true
     }
 }
 
 impl Direct {
-    fn encode(&self, state: &mut State, number: u32, reply: &Reply) {
-        let Some(corr) = state.flights.end(number) else {
+    fn encode(&self, flights: &mut Flights, number: u32, reply: &Reply, out: &mut BytesMut) {
+        let Some(corr) = flights.end(number) else {
             return self.metrics.answers_late.raise();
         };
         if let Reply::Refused(refusal) = reply {
             self.metrics.refused(refusal.code);
         }
-        match FrameCodec::new(BODY_BYTES_MAX).encode(reply.to_frame(corr), &mut state.out) {
+        match FrameCodec::new(BODY_BYTES_MAX).encode(reply.to_frame(corr), out) {
             Ok(()) => {
                 self.metrics.frames_sent.raise();
                 self.metrics.answers_direct.raise();
@@ -174,39 +168,23 @@ impl Direct {
 }
 
 impl State {
-    /// Writes what the socket takes of `out`, and leaves the rest to the session.
-    fn write(&mut self) {
+    /// Writes what the socket takes, and leaves the rest to the session.
+    fn write(&mut self, out: BytesMut) {
         let Some(socket) = &self.socket else { return };
-        let socket = SockRef::from(socket);
-        let mut written = 0;
-        while let Some(left) = self.out.get(written..).filter(|left| !left.is_empty()) {
-            match socket.send(left).and_then(|count| match count {
-                0 => Err(ErrorKind::WriteZero.into()),
-                count => Ok(count),
-            }) {
-                Ok(count) => written += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    // The session hears it as the end of the connection; nothing may follow half a frame.
-                    log::debug!("a connection broke under an answer: {error}");
-                    if let Err(error) = socket.shutdown(Shutdown::Both) {
-                        log::trace!("it was closed already: {error}");
-                    }
-                    self.socket = None;
-                    return;
+        match conn::write_now(SockRef::from(socket), out) {
+            Ok(rest) if rest.is_empty() => {}
+            Ok(rest) => {
+                self.rest = rest;
+                self.is_busy = true;
+                if let Some(waker) = self.waker.take() {
+                    waker.wake();
                 }
             }
-        }
-        if written < self.out.len() {
-            self.rest = self.out.split_off(written).freeze();
-            self.is_busy = true;
-            if let Some(waker) = self.waker.take() {
-                waker.wake();
+            // The session hears it as the end of the connection.
+            Err(error) => {
+                log::debug!("a connection broke under an answer: {error}");
+                self.socket = None;
             }
-        }
-        if self.out.capacity() > OUT_BYTES_KEPT {
-            self.out = BytesMut::new();
         }
     }
 }

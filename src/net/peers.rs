@@ -1,7 +1,7 @@
 //! The links to the other nodes: one queue and one task each, which dials, sends, and dials again.
 
-use std::io::{self, ErrorKind, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io::{self, ErrorKind};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use async_std::channel;
 use async_std::task;
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
+use socket2::SockRef;
 use tokio_util::codec::Encoder;
 
 use crate::net::conn::{self, CallError, Frames};
@@ -81,7 +82,6 @@ enum Item {
 #[derive(Debug, Default)]
 struct Direct {
     socket: Option<TcpStream>,
-    out: BytesMut,
 }
 
 fn lock(direct: &Mutex<Direct>) -> MutexGuard<'_, Direct> {
@@ -92,32 +92,17 @@ impl Direct {
     /// Writes as much of a message as the socket takes at once; returns what is left, or `None` if it cannot be
     /// written this way.
     fn write(&mut self, message: &PeerMessage) -> Option<Bytes> {
-        let socket = self.socket.as_mut()?;
-        self.out.clear();
-        if let Err(error) =
-            FrameCodec::new(BODY_BYTES_MAX).encode(message.to_frame(), &mut self.out)
-        {
+        let socket = self.socket.as_ref()?;
+        let mut out = BytesMut::new();
+        if let Err(error) = FrameCodec::new(BODY_BYTES_MAX).encode(message.to_frame(), &mut out) {
             log::error!("not sent: {error}");
             return None;
         }
-        let mut written = 0;
-        while let Some(rest) = self.out.get(written..).filter(|rest| !rest.is_empty()) {
-            match socket.write(rest) {
-                Ok(count) => written += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    // The task hears it as the end of the connection; nothing may follow half a frame.
-                    log::debug!("a link broke under a message: {error}");
-                    if let Err(error) = socket.shutdown(Shutdown::Both) {
-                        log::trace!("it was closed already: {error}");
-                    }
-                    self.socket = None;
-                    return None;
-                }
-            }
-        }
-        Some(self.out.split_off(written).freeze())
+        // The task hears of a socket that breaks as the end of the connection.
+        conn::write_now(SockRef::from(socket), out)
+            .inspect_err(|error| log::debug!("a link broke under a message: {error}"))
+            .inspect_err(|_broken| self.socket = None)
+            .ok()
     }
 }
 
@@ -349,7 +334,7 @@ mod tests {
     use super::*;
     use crate::raft::message::{Entry, EntryKind};
     use crate::types::{Index, Millis, Term};
-    use std::io::Read;
+    use std::io::{Read, Write};
     use tokio_util::codec::Decoder;
 
     fn append(bytes: usize) -> PeerMessage {
