@@ -28,6 +28,10 @@
 //! for everything) *beside* `AppendEntries` to the peers → a quorum of durable answers → apply → the
 //! waiting session → socket. Down by call, back by value; nothing calls up.
 //!
+//! While little is under way no thread is woken for a turn: the Raft thread leaves its state on a seat (`node/seat.rs`),
+//! and whoever brings something (a session, a link to a peer, the disk's thread after its sync) sits down there and
+//! takes the turn itself, one at a time.
+//!
 //! # Features
 //!
 //! `client` is the client library alone; `server`, the default, is everything. `planted-bugs` breaks the program

@@ -283,6 +283,17 @@ fn metric(cluster: &Cluster, node: usize, name: &str) -> u64 {
 }
 
 #[test]
+fn turns_of_a_quiet_cluster_are_taken_by_those_who_bring_something() {
+    let cluster = Cluster::start("visits", 3, &["--slots", "0"]);
+    (0..20).for_each(|_| drop(cluster.ok(&["submit", "--", "true"])));
+    for node in cluster.ids() {
+        // At the least one for each job: what a leader sent, or that it is durable.
+        let visited = metric(&cluster, node, "raftq_turns_visited_total");
+        assert!(visited >= 20, "{visited} visits on node {node}");
+    }
+}
+
+#[test]
 fn every_node_finds_a_job_right_after_its_submit() {
     let cluster = Cluster::start("read", 5, &["--slots", "0"]);
     for _ in 0..5 {

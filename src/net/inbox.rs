@@ -1,7 +1,7 @@
 //! The lanes from the sessions into the Raft thread, each with its bound and its priority.
 
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_std::channel;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -206,10 +206,21 @@ pub struct Inbox {
     reads: Sender<Ask>,
     peers: Sender<PeerEvent>,
     events: Sender<PeerEvent>,
+    attendant: Arc<OnceLock<Box<dyn Attendant>>>,
+}
+
+/// Stands in for the Raft thread while that has nothing to do, on the thread of whoever has something for it: to wake
+/// the Raft thread costs more than most turns. It never waits, and gives back what is the Raft thread's after all.
+pub trait Attendant: Debug + Send + Sync {
+    /// Takes a message of a peer; `None`: it is seen to.
+    fn peer(&self, event: PeerEvent) -> Option<PeerEvent>;
+
+    /// Takes an ask; `None`: it is seen to, and its answer may be on its way already.
+    fn ask(&self, ask: Ask) -> Option<Ask>;
 }
 
 /// The Raft thread's ends of the lanes, in the order in which it empties them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Outlets {
     /// Peer events that must not be lost: offers, received snapshots, ends of transfers, broken links.
     pub events: Receiver<PeerEvent>,
@@ -225,6 +236,16 @@ pub struct Outlets {
     pub proposals: Receiver<Ask>,
 }
 
+impl Outlets {
+    /// Tells whether nothing waits in any lane.
+    #[must_use]
+    pub fn are_empty(&self) -> bool {
+        let Self { events, peers, reports, reads, controls, proposals } = self;
+        let (of_peers, asks) = ([events, peers], [reports, reads, controls, proposals]);
+        of_peers.iter().all(|lane| lane.is_empty()) && asks.iter().all(|lane| lane.is_empty())
+    }
+}
+
 /// Makes the lanes.
 #[must_use]
 pub fn lanes() -> (Inbox, Outlets) {
@@ -235,7 +256,7 @@ pub fn lanes() -> (Inbox, Outlets) {
     let (peers, peers_out) = bounded(PEER_MESSAGES_MAX);
     let (events, events_out) = bounded(PEER_MESSAGES_MAX);
     (
-        Inbox { proposals, reports, controls, reads, peers, events },
+        Inbox { proposals, reports, controls, reads, peers, events, attendant: Arc::default() },
         Outlets {
             events: events_out,
             peers: peers_out,
@@ -266,6 +287,25 @@ impl From<TrySendError<Ask>> for NotTaken {
 }
 
 impl Inbox {
+    /// From now on, and for good, `attendant` is asked first about what comes alone or last. Of two calls the first counts.
+    pub fn attend(&self, attendant: Box<dyn Attendant>) {
+        if self.attendant.set(attendant).is_err() {
+            log::debug!("somebody attends already");
+        }
+    }
+
+    /// Asks what nothing else comes with: hands it to the attendant, or puts it into its lane.
+    ///
+    /// # Errors
+    /// As [`Inbox::ask`].
+    pub fn ask_alone(&self, ask: Ask) -> Result<(), NotTaken> {
+        let left = match self.attendant.get() {
+            Some(attendant) => attendant.ask(ask),
+            None => Some(ask),
+        };
+        left.map_or(Ok(()), |ask| self.ask(ask))
+    }
+
     /// Puts an ask into the lane it belongs to, without waiting.
     ///
     /// # Errors
@@ -294,6 +334,18 @@ impl Inbox {
             },
         };
         lane.try_send(ask).map_err(NotTaken::from)
+    }
+
+    /// Hands over a peer's message with no other one behind it: to the attendant, or as [`Inbox::peer_message`]
+    /// does.
+    #[must_use]
+    pub fn last_peer_message(&self, from: NodeId, dir: DirId, message: PeerMessage) -> bool {
+        let event = PeerEvent::Message { from, dir, message };
+        let left = match self.attendant.get() {
+            Some(attendant) => attendant.peer(event),
+            None => Some(event),
+        };
+        left.is_none_or(|event| self.peers.try_send(event).is_ok())
     }
 
     /// Hands over a peer's message, or drops it when the lane is full. Returns whether it went in.

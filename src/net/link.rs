@@ -11,6 +11,9 @@ use crate::wire::message::PeerMessage;
 /// Messages taken from one link before the others have their turn.
 const MESSAGES_PER_TURN: u32 = 256;
 
+/// The last message that has come counts for so many: the turn it makes due may be taken here.
+const LAST_MESSAGE_COUNTS: u32 = 16;
+
 /// Hands a peer's messages to the Raft thread until the connection ends, a newer one of the same node
 /// takes its place, or a frame comes that has no business here. Who sent a message is known from the
 /// handshake, so no message can claim another sender.
@@ -38,8 +41,9 @@ pub async fn serve(ctx: &Ctx, mut frames: Frames, node: NodeId, dir: DirId) {
                 return;
             }
         };
+        let is_last = frames.read_buffer().is_empty();
         match message {
-            Ok(message) => deliver(ctx, node, dir, message),
+            Ok(message) => deliver(ctx, node, dir, message, is_last),
             Err(error) if error.is_skippable() => {}
             Err(error) => {
                 ctx.metrics().frames_bad.raise();
@@ -49,17 +53,23 @@ pub async fn serve(ctx: &Ctx, mut frames: Frames, node: NodeId, dir: DirId) {
                 return;
             }
         }
-        since_yield += 1;
-        if since_yield == MESSAGES_PER_TURN {
+        since_yield += if is_last { LAST_MESSAGE_COUNTS } else { 1 };
+        if since_yield >= MESSAGES_PER_TURN {
             since_yield = 0;
             async_std::task::yield_now().await;
         }
     }
 }
 
-fn deliver(ctx: &Ctx, node: NodeId, dir: DirId, message: PeerMessage) {
+/// Hands a message over. One with others behind it goes to the Raft thread, which takes all that wait in one turn.
+fn deliver(ctx: &Ctx, node: NodeId, dir: DirId, message: PeerMessage, is_last: bool) {
     ctx.metrics().peer_messages_received.raise();
-    if !ctx.shared.inbox.peer_message(node, dir, message) {
+    let inbox = &ctx.shared.inbox;
+    let is_taken = match is_last {
+        true => inbox.last_peer_message(node, dir, message),
+        false => inbox.peer_message(node, dir, message),
+    };
+    if !is_taken {
         ctx.metrics().peer_messages_refused.raise();
     }
 }

@@ -167,6 +167,8 @@ pub struct Metrics {
 
     /// How long the turns of the Raft thread take.
     pub turns: Histogram,
+    /// Those of them that others took for it, each for the one thing it brought.
+    pub turns_visited: Number,
     /// The most work in one turn, in microseconds of the thread's own time on a core.
     pub turn_cpu_micros_max: Number,
     /// When the Raft thread last ended a turn, in ticks of the node's clock; 0 before the first.
@@ -405,6 +407,11 @@ impl Metrics {
         page.gauge("commit_index", "The last entry known to be committed.", &self.commit_index);
         page.gauge("applied_index", "The last entry applied.", &self.applied_index);
         page.gauge("last_index", "The last entry of the log.", &self.last_index);
+        page.counter(
+            "turns_visited_total",
+            "Turns taken by whoever brought something, while the Raft thread had nothing to do.",
+            &self.turns_visited,
+        );
         page.gauge(
             "proposals_waiting",
             "Proposals in the Raft thread's inbox.",

@@ -71,6 +71,8 @@ pub async fn serve(ctx: Arc<Ctx>, frames: Frames, guest: &Guest) {
     let session = Session {
         direct: Arc::clone(&direct),
         submits: Submits::default(),
+        frames_left: 0,
+        has_asked: false,
         questions: VecDeque::new(),
         reading: BTreeMap::new(),
         out: Vec::new(),
@@ -226,6 +228,10 @@ struct Session {
     ctx: Arc<Ctx>,
     direct: Arc<Direct>,
     submits: Submits,
+    /// Frames of this turn that were not looked at yet.
+    frames_left: usize,
+    /// Something was asked of the Raft thread in this turn.
+    has_asked: bool,
     /// What is to be read from an image, when its turn has come.
     questions: VecDeque<Question>,
     /// What is being read, or waits here as an answer, with the memory counted for it.
@@ -307,7 +313,10 @@ impl Session {
             let view = self.ctx.shared.view.load();
             let count = u64::try_from(turn.frames.len()).unwrap_or(u64::MAX);
             self.ctx.metrics().frames_received.add(count);
+            self.has_asked = false;
+            self.frames_left = turn.frames.len();
             for frame in turn.frames {
+                self.frames_left -= 1;
                 self.take(&frame, &view, arrived);
             }
             self.share_submits(arrived);
@@ -442,9 +451,14 @@ impl Session {
         }
     }
 
-    /// Asks the Raft thread, or refuses at once what it has no room for.
+    /// Asks the Raft thread, or refuses at once what it has no room for. What is asked together goes there
+    /// together: many turns, each for one ask, would keep this thread from the other sessions.
     fn ask(&mut self, ask: Ask) {
-        let (ask, refusal) = match self.ctx.shared.inbox.ask(ask) {
+        let inbox = &self.ctx.shared.inbox;
+        let is_alone = self.frames_left == 0 && !self.has_asked;
+        self.has_asked = true;
+        let asked = if is_alone { inbox.ask_alone(ask) } else { inbox.ask(ask) };
+        let (ask, refusal) = match asked {
             Ok(()) => return,
             Err(NotTaken::Full(ask)) => {
                 (ask, gate::full("the queue into the Raft thread is full; wait a moment"))

@@ -1,20 +1,24 @@
-//! The Raft thread: it empties the lanes, takes a turn, and carries out what the turn asks for.
+//! The Raft thread: it empties the lanes, takes a turn, and carries out what the turn asks for. A turn that is for
+//! one small thing, while all lanes are empty, is taken by whoever brings it.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_std::channel;
-use crossbeam_channel::{Receiver, Sender, never, select, tick};
+use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded, tick};
 
 use crate::jobs::job::NewJob;
 use crate::jobs::machine::Machine;
-use crate::net::inbox::{Ask, Outlets, PeerEvent, ReplyTo};
+use crate::net::inbox::{Ask, Attendant, Outlets, PeerEvent, ReplyTo};
 use crate::net::metrics::Metrics;
 use crate::net::server::Net;
 use crate::net::shared::Shared;
 use crate::node::clock;
+use crate::node::seat::{Hosted, Panicked, Seat};
 use crate::raft::config::HEALING_PATIENCE_TICKS;
 use crate::raft::core::{HealingStatus, LogGone, SendError};
 use crate::raft::effects::Offer;
@@ -40,6 +44,10 @@ const PROPOSAL_BYTES_PER_TURN: usize = 512 << 10;
 
 /// What a job counts beside its body.
 const JOB_OVERHEAD_BYTES: usize = 64;
+
+/// Entries of the log that are not known to be committed while others may take turns, at most. With more under way
+/// a turn that takes together all that has come in the meantime costs less than one for each.
+const UNCOMMITTED_QUIET_MAX: u64 = 64;
 
 /// Images waiting to be dropped elsewhere, at most; past it one is dropped here, slowly.
 const DISCARDS_MAX: usize = 64;
@@ -73,6 +81,12 @@ pub(super) struct RaftThread {
     pub(super) notices: Option<channel::Sender<Notice>>,
 }
 
+/// The Raft thread's state: what it was given, and what it keeps. Whoever holds it takes turns.
+struct Desk {
+    given: RaftThread,
+    state: Loop,
+}
+
 /// State of the loop beside what it was given.
 struct Loop {
     metrics: Arc<Metrics>,
@@ -86,10 +100,9 @@ struct Loop {
     /// A notice did not fit: the worker is told all it holds again.
     resync: bool,
     discard: Sender<Machine>,
-    stop: Option<Control>,
     failed: Option<String>,
-    /// How long the thread had been at work when the last turn ended.
-    worked: Duration,
+    /// Calls the Raft thread for what is in no lane.
+    bell: Sender<()>,
 }
 
 impl RaftThread {
@@ -97,15 +110,22 @@ impl RaftThread {
     ///
     /// # Errors
     /// The last word: what failed. The node must end; it has lost its word.
-    pub(super) fn run(mut self) -> Result<(), String> {
+    pub(super) fn run(self) -> Result<(), String> {
         let ticker = tick(Duration::from_millis(TICK_MS));
-        let closed = never();
-        let (discard, discarded) = crossbeam_channel::bounded::<Machine>(DISCARDS_MAX);
+        let (discard, discarded) = bounded::<Machine>(DISCARDS_MAX);
         std::thread::Builder::new()
             .name("discard".into())
             .spawn(move || discarded.iter().for_each(drop))
             .map_err(|error| format!("cannot start a thread: {error}"))?;
-        let mut state = Loop {
+        let (bell, rung) = bounded(1);
+        let ears = Ears {
+            storage: self.storage_events.clone(),
+            outlets: self.outlets.clone(),
+            control: self.control.clone(),
+            ticker,
+            rung,
+        };
+        let state = Loop {
             metrics: Arc::clone(&self.shared.metrics),
             inputs: Vec::new(),
             verdicts: BTreeMap::new(),
@@ -113,37 +133,14 @@ impl RaftThread {
             told_term: Term(0),
             resync: false,
             discard,
-            stop: None,
             failed: None,
-            worked: clock::thread_cpu(),
+            bell,
         };
-        loop {
-            let takes = self.replica.takes_proposals();
-            let controls = if takes { &self.outlets.controls } else { &closed };
-            let proposals = if takes { &self.outlets.proposals } else { &closed };
-            select! {
-                recv(self.storage_events) -> event => state.storage(event.ok()),
-                recv(self.outlets.events) -> event => state.peer(event.ok()),
-                recv(self.outlets.peers) -> event => state.peer(event.ok()),
-                recv(self.outlets.reports) -> ask => state.ask(ask.ok()),
-                recv(self.outlets.reads) -> ask => state.ask(ask.ok()),
-                recv(controls) -> ask => state.ask(ask.ok()),
-                recv(proposals) -> ask => state.ask(ask.ok()),
-                recv(self.control) -> control => state.stop = control.ok(),
-                recv(ticker) -> _ => {}
-            }
-            self.drain(&mut state, takes);
-            if let Some(what) = state.failed {
-                return Err(what);
-            }
-            match state.stop.take() {
-                Some(Control::Quit) => return Ok(()),
-                Some(Control::Stop) => state.inputs.push(Input::Stop),
-                None => {}
-            }
-            self.turns(&mut state);
-            self.check_healing()?;
-        }
+        let seat = Seat::new();
+        let visitor = Visitor(seat.clone());
+        self.storage.attend(Box::new(move |event| visitor.persisted(event)));
+        self.shared.inbox.attend(Box::new(Visitor(seat.clone())));
+        ears.serve(&seat, Box::new(Desk { given: self, state }))
     }
 
     /// Gives up a healing that cannot succeed.
@@ -154,9 +151,22 @@ impl RaftThread {
         }
     }
 
+    fn are_lanes_empty(&self) -> bool {
+        self.storage_events.is_empty() && self.outlets.are_empty() && self.control.is_empty()
+    }
+
     /// Empties the lanes, in the order of their weight, each up to its bound.
     fn drain(&self, state: &mut Loop, takes_proposals: bool) {
-        self.storage_events.try_iter().for_each(|event| state.storage(Some(event)));
+        loop {
+            match self.storage_events.try_recv() {
+                Ok(event) => state.storage(Some(event)),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => {
+                    state.storage(None);
+                    break;
+                }
+            }
+        }
         self.outlets.events.try_iter().for_each(|event| state.peer(Some(event)));
         let peers = self.outlets.peers.try_iter().take(PEER_MESSAGES_PER_TURN);
         peers.for_each(|event| state.peer(Some(event)));
@@ -184,22 +194,8 @@ impl RaftThread {
     }
 
     /// Takes a turn, and further ones while the replica has more to do without new input.
-    fn turns(&mut self, state: &mut Loop) {
-        loop {
-            let began = clock::monotonic();
-            let turn = Turn { now: clock::ticks(), wall: clock::wall() };
-            let inputs = std::mem::take(&mut state.inputs);
-            let output = self.replica.turn(turn, inputs);
-            let again = output.again;
-            self.carry_out(state, output);
-            let took = clock::monotonic().saturating_sub(began);
-            let worked = clock::thread_cpu();
-            self.shared.metrics.turn(took, worked.saturating_sub(state.worked), turn.now);
-            state.worked = worked;
-            self.publish_metrics(&self.shared.metrics);
-            if !again {
-                break;
-            }
+    fn turns(&mut self, state: &mut Loop, worked: &mut Duration) {
+        while self.turn(state, worked) {
             // A long replay gives way between two turns, not within one: the kernel takes the core away from
             // whoever has used up its slice, for many milliseconds where cores are few.
             std::thread::yield_now();
@@ -209,6 +205,22 @@ impl RaftThread {
                 break;
             }
         }
+    }
+
+    /// Takes one turn, and tells whether the replica has more to do without new input. `worked` is how long the
+    /// calling thread had been at work when it began with what is in this turn, and is brought up to date.
+    fn turn(&mut self, state: &mut Loop, worked: &mut Duration) -> bool {
+        let began = clock::monotonic();
+        let turn = Turn { now: clock::ticks(), wall: clock::wall() };
+        let inputs = std::mem::take(&mut state.inputs);
+        let output = self.replica.turn(turn, inputs);
+        let again = output.again;
+        self.carry_out(state, output);
+        let took = clock::monotonic().saturating_sub(began);
+        let before = std::mem::replace(worked, clock::thread_cpu());
+        self.shared.metrics.turn(took, worked.saturating_sub(before), turn.now);
+        self.publish_metrics(&self.shared.metrics);
+        again
     }
 
     fn carry_out(&self, state: &mut Loop, output: Output<ReplyTo>) {
@@ -276,6 +288,116 @@ impl RaftThread {
         metrics.log_disk_bytes.set(self.storage.log_bytes());
         let stats = self.storage.stats();
         metrics.log_written_bytes.set(stats.written_bytes.load(Ordering::Relaxed));
+    }
+}
+
+/// What the Raft thread listens to while others may sit; it takes from them only while it sits itself.
+struct Ears {
+    storage: Receiver<Event>,
+    outlets: Outlets,
+    control: Receiver<Control>,
+    ticker: Receiver<Instant>,
+    rung: Receiver<()>,
+}
+
+impl Ears {
+    /// Takes turns, and leaves the seat while there is nothing to do.
+    fn serve(&self, seat: &Seat<Desk>, mut desk: Box<Desk>) -> Result<(), String> {
+        let Self { storage, outlets, control, ticker, rung } = self;
+        let mut others = Select::new();
+        let mut all = Select::new();
+        for lanes in [&mut others, &mut all] {
+            lanes.recv(storage);
+            lanes.recv(&outlets.events);
+            lanes.recv(&outlets.peers);
+            lanes.recv(&outlets.reports);
+            lanes.recv(&outlets.reads);
+            lanes.recv(control);
+            lanes.recv(ticker);
+            lanes.recv(rung);
+        }
+        all.recv(&outlets.controls);
+        all.recv(&outlets.proposals);
+        let mut worked = clock::thread_cpu();
+        loop {
+            let takes = desk.given.replica.takes_proposals();
+            seat.leave(desk);
+            let _which = if takes { all.ready() } else { others.ready() };
+            desk = seat.sit().map_err(|Panicked| "a turn panicked".to_owned())?;
+            ticker.try_iter().for_each(drop);
+            rung.try_iter().for_each(drop);
+            if desk.work(&mut worked)?.is_break() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Desk {
+    /// Takes what waits in the lanes, and a turn with it. Breaks when it is told to quit.
+    fn work(&mut self, worked: &mut Duration) -> Result<ControlFlow<()>, String> {
+        let Self { given, state } = self;
+        given.drain(state, given.replica.takes_proposals());
+        if let Some(what) = state.failed.take() {
+            return Err(what);
+        }
+        match given.control.try_recv() {
+            Ok(Control::Quit) => return Ok(ControlFlow::Break(())),
+            Ok(Control::Stop) => state.inputs.push(Input::Stop),
+            Err(_) => {}
+        }
+        given.turns(state, worked);
+        given.check_healing()?;
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Takes one turn with what a visitor brought. What is left to do is the Raft thread's.
+    fn visited(&mut self, bring: impl FnOnce(&mut Loop)) {
+        let Self { given, state } = self;
+        let mut worked = clock::thread_cpu();
+        bring(state);
+        given.shared.metrics.turns_visited.raise();
+        if given.turn(state, &mut worked) && state.bell.try_send(()).is_err() {
+            log::trace!("the Raft thread is called already");
+        }
+    }
+}
+
+impl Hosted for Desk {
+    /// While the Raft thread takes no proposals nobody else's turn may end that: it would not know, and not listen.
+    fn is_idle(&self) -> bool {
+        let Self { given, state } = self;
+        let raft = given.replica.raft();
+        let is_called = !state.bell.is_empty() || state.failed.is_some() || state.resync;
+        let is_quiet = raft.last_index().0 - raft.commit_index().0 <= UNCOMMITTED_QUIET_MAX;
+        !is_called && is_quiet && given.replica.takes_proposals() && given.are_lanes_empty()
+    }
+}
+
+/// Whoever brings something: takes the turn for it, if the seat is free and the Raft thread has nothing to do.
+#[derive(Clone)]
+struct Visitor(Seat<Desk>);
+
+impl fmt::Debug for Visitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Visitor")
+    }
+}
+
+impl Visitor {
+    /// A batch is durable: its answers leave from the disk's own thread.
+    fn persisted(&self, event: Event) -> Option<Event> {
+        self.0.visit(event, |desk, event| desk.visited(|state| state.storage(Some(event))))
+    }
+}
+
+impl Attendant for Visitor {
+    fn peer(&self, event: PeerEvent) -> Option<PeerEvent> {
+        self.0.visit(event, |desk, event| desk.visited(|state| state.peer(Some(event))))
+    }
+
+    fn ask(&self, ask: Ask) -> Option<Ask> {
+        self.0.visit(ask, |desk, ask| desk.visited(|state| state.ask(Some(ask))))
     }
 }
 

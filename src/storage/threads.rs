@@ -154,7 +154,12 @@ pub struct Stats {
 enum LogTask {
     Persist(Persist),
     Release(Index),
+    Attend(Attendant),
 }
+
+/// Is told of each durable batch ([`Event::Persisted`]) by the thread that has just written it, and must not wait.
+/// What it gives back goes to the events, as if it had not been asked; `None`: it has seen to it.
+pub type Attendant = Box<dyn Fn(Event) -> Option<Event> + Send>;
 
 /// The Raft thread's handle. Every method hands something to a thread and returns at once.
 #[derive(Clone, Debug)]
@@ -282,6 +287,7 @@ fn start<D: Disk>(parts: Parts<D>, life: &Life) -> io::Result<Storage<D>> {
         tasks: log_tasks,
         stats: Arc::clone(&parts.stats),
         life: life.clone(),
+        attendant: None,
     };
     D::spawn("disk-log", move || writer.run())?;
     let alive = life.clone();
@@ -313,6 +319,13 @@ impl<D: Disk> Storage<D> {
         if self.log.try_send(LogTask::Persist(batch)).is_err() {
             // The thread has failed and said so, or more than one batch is outstanding.
             self.fail(format!("the log took no batch {seq}"));
+        }
+    }
+
+    /// From now on `attendant` hears first of what is durable. To be called before the first batch, once.
+    pub fn attend(&self, attendant: Attendant) {
+        if self.log.try_send(LogTask::Attend(attendant)).is_err() {
+            self.fail("the log took nobody who attends".into());
         }
     }
 
@@ -379,6 +392,7 @@ struct LogThread<D: Disk> {
     tasks: Receiver<LogTask>,
     stats: Arc<Stats>,
     life: Life,
+    attendant: Option<Attendant>,
 }
 
 impl<D: Disk> LogThread<D> {
@@ -411,6 +425,7 @@ impl<D: Disk> LogThread<D> {
                     .persist(&batch)
                     .map_err(|error| format!("the log cannot be written: {error}"))?,
                 Some(LogTask::Release(up_to)) => releasing = releasing.max(Some(up_to)),
+                Some(LogTask::Attend(attendant)) => self.attendant = Some(attendant),
                 None => {}
             }
             if let Some(up_to) = releasing
@@ -457,8 +472,15 @@ impl<D: Disk> LogThread<D> {
         self.stats.sync_micros.fetch_add(micros, Ordering::Relaxed);
         self.stats.written_bytes.fetch_add(cost.bytes, Ordering::Relaxed);
         self.stats.log_bytes.store(self.log.used_bytes(), Ordering::Relaxed);
-        self.life.tell(Event::Persisted { seq: batch.seq, sync: cost.sync });
         self.background.prepare(self.log.segment() + 1);
+        let persisted = Event::Persisted { seq: batch.seq, sync: cost.sync };
+        let left = match &self.attendant {
+            Some(attendant) => attendant(persisted),
+            None => Some(persisted),
+        };
+        if let Some(persisted) = left {
+            self.life.tell(persisted);
+        }
         Ok(())
     }
 }

@@ -7,6 +7,7 @@
     reason = "a helper that fails has to fail its test"
 )]
 
+mod attending;
 mod bulk;
 mod client;
 mod direct;

@@ -11,7 +11,8 @@ use raftq::wire::message::{PeerMessage, Role};
 use crate::client::Client;
 use crate::node::{LONG, Node, Plan, configuration, dir_of, free_addr, until};
 
-fn message(term: u64, entry_bytes: usize) -> PeerMessage {
+/// A message of one entry.
+pub(crate) fn message(term: u64, entry_bytes: usize) -> PeerMessage {
     let entry = Entry {
         index: Index(8),
         term: Term(term),

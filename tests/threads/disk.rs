@@ -26,7 +26,7 @@ const EVENTS_MAX: usize = 1;
 const NODE: NodeId = NodeId(1);
 
 /// A disk in memory whose threads are shuttle's.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Explored(Memory);
 
 impl Disk for Explored {
@@ -164,6 +164,80 @@ fn play(
         }
     }
     tokens
+}
+
+/// Lets the disk's thread hand over the next batch by itself: whoever attends to a batch does so, or leaves it to
+/// the Raft thread, as the dice say. Returns the batches attended to, and the handle, which is there while nobody
+/// attends and must be taken away in the end: no thread ends while it holds a handle of its own.
+fn attend(storage: &Storage<Explored>) -> (Receiver<u64>, Receiver<Storage<Explored>>) {
+    let (told, attended) = bounded(usize::try_from(BATCHES).unwrap());
+    let (leave, free) = bounded(1);
+    leave.try_send(storage.clone()).unwrap();
+    let taken = free.clone();
+    storage.attend(Box::new(move |event| {
+        let Event::Persisted { seq, .. } = event else { panic!("nothing else is attended to") };
+        if thread_rng().gen_bool(0.5) {
+            return Some(event);
+        }
+        let disk = taken.try_recv().unwrap();
+        if seq < BATCHES {
+            disk.persist(batch(seq + 1));
+        }
+        leave.try_send(disk).unwrap();
+        told.try_send(seq).unwrap();
+        None
+    }));
+    (attended, free)
+}
+
+#[test]
+fn every_order_of_a_disk_that_is_attended_to_tells_of_each_batch_once() {
+    explore(|| {
+        let disk = Memory::default();
+        let (storage, events, _) = open(&disk, true);
+        let (attended, handle) = attend(&storage);
+        storage.persist(batch(1));
+        let mut told = Vec::new();
+        while told.len() < usize::try_from(BATCHES).unwrap() {
+            told.extend(attended.try_iter());
+            for event in events.try_iter() {
+                let Event::Persisted { seq, .. } = event else { panic!("{event:?}") };
+                told.push(seq);
+                if seq < BATCHES {
+                    storage.persist(batch(seq + 1));
+                }
+            }
+            shuttle::thread::yield_now();
+        }
+        drop(handle.recv().unwrap());
+        told.sort_unstable();
+        assert_eq!(told, (1..=BATCHES).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn every_order_of_a_failing_disk_lets_only_what_is_durable_be_attended_to() {
+    explore(|| {
+        let disk = Memory::default();
+        let (storage, events, _) = open(&disk, true);
+        let (told, attended) = bounded(1);
+        storage.attend(Box::new(move |_| {
+            told.try_send(()).unwrap();
+            None
+        }));
+        disk.fail_at(thread_rng().gen_range(0..4), Fault::Io);
+        storage.persist(batch(1));
+        drop(storage);
+        // Comes to its end only when every thread has.
+        let has_failed = events.iter().any(|event| matches!(event, Event::Failed { .. }));
+        events.iter().for_each(drop);
+        let is_told = !attended.is_empty();
+        assert!(has_failed || is_told, "silence");
+        let (storage, events, last_index) = open(&disk.after_power_cut(), false);
+        assert!(last_index == Index(1) || !is_told, "what is not durable was told");
+        drop(storage);
+        events.iter().for_each(drop);
+    });
 }
 
 fn runs() -> usize {

@@ -142,6 +142,10 @@ impl<T> Receiver<T> {
         Err(RecvTimeoutError::Timeout)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().queue.is_empty()
+    }
+
     pub(crate) fn try_iter(&self) -> impl Iterator<Item = T> {
         std::iter::from_fn(|| self.try_recv().ok())
     }
@@ -165,12 +169,22 @@ impl<T> Drop for Sender<T> {
     }
 }
 
+impl<T> Clone for Receiver<T> {
+    fn clone(&self) -> Self {
+        self.0.lock().receivers += 1;
+        Self(Arc::clone(&self.0))
+    }
+}
+
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
         // As crossbeam does: what nobody will receive is dropped with the last receiver.
         let left = {
             let mut inner = self.0.lock();
             inner.receivers -= 1;
+            if inner.receivers > 0 {
+                return;
+            }
             std::mem::take(&mut inner.queue)
         };
         self.0.changed.notify_all();

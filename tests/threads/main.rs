@@ -1,7 +1,7 @@
 //! The thread wall: the hand-off between the sessions, the Raft thread and the disk's threads, in
 //! many thousand orders of events, chosen by shuttle.
 //!
-//! What runs is the code itself: `src/storage` as a whole and `src/net/inbox.rs` are compiled into
+//! What runs is the code itself: `src/storage` as a whole, `src/net/inbox.rs` and `src/node/seat.rs` are compiled into
 //! this test once more, unchanged. Only what they import as `crossbeam_channel` and
 //! `async_std::channel` is `lanes` here, whose every call is a point at which another thread may go on.
 
@@ -21,6 +21,9 @@ mod disk;
 #[expect(dead_code, unreachable_pub, reason = "only a part of it is called from here")]
 mod inbox;
 mod lanes;
+#[path = "../../src/node/seat.rs"]
+mod room;
+mod seat;
 mod sessions;
 #[path = "../../src/storage/mod.rs"]
 #[expect(dead_code, unreachable_pub, reason = "only a part of it is called from here")]
