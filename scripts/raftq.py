@@ -39,10 +39,13 @@ NO_CLUSTER = bytes(16)
 # Limits (§3)
 HEADER_BYTES, BODY_BYTES_MAX, JOB_BYTES_MAX, COMMAND_WORDS_MAX = 16, 4_194_304, 1_048_576, 1_024
 LIST_JOBS_MAX, WAIT_JOBS_MAX = 1_000, 1_024
+OPTIONS = {"priority", "delay_ms", "at_ms", "ttl_ms", "timeout_ms", "retries", "backoff_ms", "backoff_max_ms", "tags"}
 # Kinds (Appendix A)
 HELLO, WELCOME, REJECT, REFUSED = 0x01, 0x02, 0x03, 0x80
 SUBMIT_JOB, GET_JOB, LIST_JOBS, WAIT_JOBS = 0x11, 0x13, 0x14, 0x15
 CANCEL_JOBS, LIST_WORKERS, GET_CLUSTER_STATUS = 0x16, 0x17, 0x18
+LIST_QUEUES, CHANGE_QUEUE, RETRY_JOBS, PURGE_JOBS = 0x1b, 0x1c, 0x1d, 0x1e
+CHANGES = {SUBMIT_JOB, CANCEL_JOBS, CHANGE_QUEUE, RETRY_JOBS, PURGE_JOBS}
 ANSWER = 0x80  # the bit that makes a request's kind its answer's
 # Errors (§10)
 DEADLINE_EXCEEDED, NOT_FOUND, ALREADY_EXISTS, RESOURCE_EXHAUSTED = 4, 5, 6, 8
@@ -144,8 +147,9 @@ def hello_body(cluster: bytes = NO_CLUSTER) -> Map:
             "peer": None}
 
 
-def submit_body(job_id: bytes, queue: str, command: Optional[Sequence[str]], payload: Optional[bytes]) -> Map:
-    """SUBMIT_JOB of a command or of a payload, checked against §3."""
+def submit_body(job_id: bytes, queue: str, command: Optional[Sequence[str]], payload: Optional[bytes],
+                options: Optional[Map] = None) -> Map:
+    """SUBMIT_JOB of a command or of a payload, checked against §3; a node checks the options (§11)."""
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", queue):
         raise ValueError(f"not a name (1 to 64 of A-Z a-z 0-9 . _ -): {queue!r}")
     body: Any
@@ -159,7 +163,8 @@ def submit_body(job_id: bytes, queue: str, command: Optional[Sequence[str]], pay
         raise ValueError("a job is either a command or a payload")
     if size > JOB_BYTES_MAX or len(command or ()) > COMMAND_WORDS_MAX:
         raise ValueError("the job is too large")
-    return {"id": job_id, "queue": queue, "body": {"payload" if command is None else "command": body}}
+    job = {"id": job_id, "queue": queue, "body": {"payload" if command is None else "command": body}}
+    return {**job, "options": options} if options else job
 
 
 def list_body(status: Optional[str], queue: Optional[str], worker: Optional[str], after: Optional[bytes],
@@ -265,10 +270,17 @@ class Client:
             self._connections.popitem()[1].socket.close()
 
     def submit(self, command: Optional[Sequence[str]] = None, payload: Optional[bytes] = None, queue: str = "default",
-               job_id: Optional[bytes] = None) -> bytes:
-        """Submits a job and returns its id once a quorum has it. An error's `job_id` names it too."""
+               job_id: Optional[bytes] = None, **options: Any) -> bytes:
+        """Submits a job and returns its id once a quorum has it. An error's `job_id` names it too.
+
+        What it asks for beside being run goes by the names of §11: `priority=9`, `delay_ms=60_000`, `at_ms=...`,
+        `ttl_ms=...`, `timeout_ms=...`, `retries=3`, `backoff_ms=...`, `backoff_max_ms=...`, `tags=["gpu"]`.
+        """
+        unknown = sorted(set(options) - OPTIONS)
+        if unknown:
+            raise ValueError(f"no such option: {', '.join(unknown)}; there are {', '.join(sorted(OPTIONS))}")
         job_id = job_id or new_job_id()
-        self.call(SUBMIT_JOB, submit_body(job_id, queue, command, payload))
+        self.call(SUBMIT_JOB, submit_body(job_id, queue, command, payload, options))
         return job_id
 
     def get(self, job_id: bytes) -> Map:
@@ -310,10 +322,28 @@ class Client:
 
     def cancel(self, ids: Iterable[bytes]) -> Dict[bytes, Result]:
         """Cancels jobs. Returns `{"status": "cancelled"}` or the error for each id."""
-        order, results = list(dict.fromkeys(ids)), {}
-        for start in range(0, len(order), WAIT_JOBS_MAX):
-            results.update(self._each(CANCEL_JOBS, {"ids": order[start:start + WAIT_JOBS_MAX]}))
-        return results
+        return self._in_parts(CANCEL_JOBS, ids)
+
+    def retry(self, ids: Iterable[bytes]) -> Dict[bytes, Result]:
+        """Has jobs that failed or were cancelled tried again. `{}` or the error for each id; not to be repeated."""
+        return self._in_parts(RETRY_JOBS, ids)
+
+    def purge(self, ids: Iterable[bytes]) -> Dict[bytes, Result]:
+        """Forgets jobs that have ended. `{}` or the error for each id."""
+        return self._in_parts(PURGE_JOBS, ids)
+
+    def queues(self) -> List[Map]:
+        """Every queue that has jobs or rules, in order of name."""
+        queues: List[Map] = []
+        while True:
+            page = self.call(LIST_QUEUES, {"after": queues[-1]["name"]} if queues else {})
+            queues += page["queues"]
+            if not page["more"] or not page["queues"]:
+                return queues
+
+    def change_queue(self, queue: str, change: Union[str, Map]) -> Map:
+        """Changes the rules of a queue: "pause", "drain", "resume", {"limit": 4}, {"rate": {"count": 5, "per_ms": 1000}}."""
+        return self.call(CHANGE_QUEUE, {"queue": queue, "change": change})
 
     def workers(self) -> List[Map]:
         """Every registered worker."""
@@ -322,6 +352,13 @@ class Client:
     def status(self, local: bool = False) -> Map:
         """The state of the cluster as its leader, or with `local` some node, sees it."""
         return self.call(GET_CLUSTER_STATUS, {"local": local})
+
+    def _in_parts(self, kind: int, ids: Iterable[bytes]) -> Dict[bytes, Result]:
+        """A request about any number of jobs, in as many frames as it takes."""
+        order, results = list(dict.fromkeys(ids)), {}
+        for start in range(0, len(order), WAIT_JOBS_MAX):
+            results.update(self._each(kind, {"ids": order[start:start + WAIT_JOBS_MAX]}))
+        return results
 
     def _each(self, kind: int, body: Map) -> Dict[bytes, Result]:
         """A request about several jobs: each one's `ok` or error (§10)."""
@@ -333,7 +370,7 @@ class Client:
 
     def call(self, kind: int, body: Map) -> Map:
         """Sends one request, unchanged over all tries, until it is answered for good or the deadline has passed."""
-        change, wait = kind in (SUBMIT_JOB, CANCEL_JOBS), body.get("wait_ms", 0) / 1000
+        change, wait = kind in CHANGES, body.get("wait_ms", 0) / 1000
         deadline = time.monotonic() + self.timeout + wait
         hops, pause, unknown, soon = 0, PAUSE_FIRST, False, time.monotonic() + SOON_SECONDS
         rejected: Set[str] = set()
@@ -375,6 +412,8 @@ class Client:
             if maybe and not unknown and kind == SUBMIT_JOB:
                 deadline = min(deadline, began + SETTLE_SECONDS)
             unknown = unknown or maybe
+            if maybe and kind == RETRY_JOBS:  # done twice it is not the same as done once (§11)
+                break
             is_full = last.code == RESOURCE_EXHAUSTED
             longest = PAUSE_SOON if began < soon and not is_full else PAUSE_MAX
             pause = min(2 * pause, longest) if delay else pause
@@ -415,7 +454,8 @@ def rebuild(kind: int, body: Map) -> Optional[Map]:
     if kind == HELLO and body["role"] == "client":
         return hello_body(body["cluster"])
     if kind == SUBMIT_JOB:
-        return submit_body(body["id"], body["queue"], body["body"].get("command"), body["body"].get("payload"))
+        work = body["body"]
+        return submit_body(body["id"], body["queue"], work.get("command"), work.get("payload"), body.get("options"))
     if kind == LIST_JOBS:
         return list_body(**body)
     return wait_body(**body) if kind == WAIT_JOBS else None

@@ -249,9 +249,9 @@ fn hex(digit: &u8) -> Option<u8> {
     }
 }
 
-/// Declares a short name: 1 to 64 of the characters `A-Z a-z 0-9 . _ -`.
+/// Declares a short name: 1 to 64 characters of those that the check allows.
 macro_rules! name {
-    ($(#[$meta:meta])* $name:ident) => {
+    ($(#[$meta:meta])* $name:ident, $check:path) => {
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(Arc<str>);
@@ -262,7 +262,7 @@ macro_rules! name {
             /// # Errors
             /// [`NameError`] if it is empty, longer than 64 bytes or has another character.
             pub fn new(text: &str) -> Result<Self, NameError> {
-                check_name(text).map(|()| Self(Arc::from(text)))
+                $check(text).map(|()| Self(Arc::from(text)))
             }
 
             /// Makes a text a name that shares the memory of the former one if it is the same.
@@ -327,11 +327,15 @@ macro_rules! name {
 
 name! {
     /// A worker, the same over its restarts: `node-3` for the built-in one of node 3.
-    WorkerId
+    WorkerId, check_name
 }
 name! {
     /// A queue; it exists as soon as a job names it.
-    QueueName
+    QueueName, check_name
+}
+name! {
+    /// What a worker has and a job can ask for, such as `gpu` or `zone=a`; compared whole.
+    Tag, check_tag
 }
 
 impl WorkerId {
@@ -357,15 +361,23 @@ impl Default for QueueName {
     }
 }
 
-/// A text that is not a name.
+/// A text that is not a name, and what one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a name is 1 to 64 of the characters A-Z a-z 0-9 . _ -")]
-pub struct NameError;
+#[error("{0}")]
+pub struct NameError(&'static str);
 
 fn check_name(text: &str) -> Result<(), NameError> {
-    let fits = (1..=64).contains(&text.len());
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if fits && text.bytes().all(plain) { Ok(()) } else { Err(NameError) }
+    check(text, b"._-").ok_or(NameError("a name is 1 to 64 of the characters A-Z a-z 0-9 . _ -"))
+}
+
+fn check_tag(text: &str) -> Result<(), NameError> {
+    check(text, b"._-=:/")
+        .ok_or(NameError("a tag is 1 to 64 of the characters A-Z a-z 0-9 . _ - = : /"))
+}
+
+fn check(text: &str, marks: &[u8]) -> Option<()> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || marks.contains(&byte);
+    ((1..=64).contains(&text.len()) && text.bytes().all(plain)).then_some(())
 }
 
 #[cfg(test)]
@@ -410,8 +422,10 @@ mod tests {
     fn names_refuse_what_a_shell_would_trip_over() {
         assert!(QueueName::new("mail.high-1_x").is_ok());
         for bad in ["", "a b", "é", "a/b", &"x".repeat(65)] {
-            assert_eq!(QueueName::new(bad), Err(NameError), "{bad:?}");
+            assert!(QueueName::new(bad).is_err(), "{bad:?}");
+            assert!(Tag::new(bad).is_err() || bad == "a/b", "{bad:?}");
         }
+        assert!(Tag::new("zone=eu:1/a").is_ok() && QueueName::new("zone=a").is_err());
     }
 
     #[test]

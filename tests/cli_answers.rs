@@ -10,8 +10,9 @@ mod cli_fake;
 
 use bytes::Bytes;
 use raftq::jobs::job::{Body, JobView, NewJob, Serves, Status};
+use raftq::jobs::options::Tags;
 use raftq::types::{
-    ClusterId, Incarnation, Index, JobId, Millis, NodeId, QueueName, Term, WorkerId,
+    ClusterId, Incarnation, Index, JobId, Millis, NodeId, QueueName, Tag, Term, WorkerId,
 };
 use raftq::wire::message::{
     ClusterStatus, Code, LogLine, NodeStatus, Refusal, Reply, Request, WorkerView,
@@ -42,7 +43,7 @@ fn submit_prints_the_id_alone() {
         Request::SubmitBatch(jobs) => Some(jobs),
         _ => None,
     });
-    assert_eq!(sent, Some(vec![NewJob { id: ID, queue, body }]));
+    assert_eq!(sent, Some(vec![NewJob { id: ID, queue, body, options: None }]));
     let output = node.raftq(&["submit", "--json", "--id", &id, "--", "true"]);
     assert_eq!(json(&output), serde_json::json!({"id": id, "created": true}));
 }
@@ -356,6 +357,7 @@ fn workers_and_log_are_tables_and_objects() {
             id: WorkerId::built_in(NodeId(1)),
             incarnation: Incarnation(u64::MAX),
             serves: Serves::Payloads(vec![QueueName::new("mail").unwrap()]),
+            tags: Tags::new([Tag::new("gpu").unwrap(), Tag::new("a=1").unwrap()]),
             slots: 4,
             running: 2,
             state: "live".into(),
@@ -373,10 +375,11 @@ fn workers_and_log_are_tables_and_objects() {
         _ => None,
     });
     let text = stdout(&node.raftq(&["workers"]));
-    assert!(text.contains("node-1") && text.contains("payloads of mail"), "{text}");
+    assert!(text.contains("node-1") && text.contains("payloads of mail  a=1,gpu"), "{text}");
     let object = json(&node.raftq(&["workers", "--json"]));
     assert_eq!(object["incarnation"], u64::MAX.to_string(), "beyond 2^53 it is a string");
     assert_eq!((&object["running"], &object["slots"]), (&2.into(), &4.into()));
+    assert_eq!(object["tags"], serde_json::json!(["a=1", "gpu"]));
     let text = stdout(&node.raftq(&["log", "list", "--from", "7"]));
     assert!(text.contains("noop") && text.contains("a leader begins"), "{text}");
     assert_eq!(json(&node.raftq(&["log", "list", "--from", "7", "--json"]))["index"], 7);

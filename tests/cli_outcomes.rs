@@ -17,7 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use raftq::jobs::job::{Body, NewJob, Serves, Status};
-use raftq::types::{Incarnation, JobId, Millis, NodeId, QueueName, WorkerId};
+use raftq::jobs::options::Tags;
+use raftq::types::{Incarnation, JobId, Millis, NodeId, QueueName, Tag, WorkerId};
 use raftq::wire::message::{Code, Refusal, Reply, Request, WorkerView};
 
 use crate::cli_fake::{
@@ -267,13 +268,17 @@ fn node_with_a_worker_for_mail() -> FakeNode {
     let worker = |state: &str, queue: &str| WorkerView {
         id: WorkerId::built_in(NodeId(1)),
         incarnation: Incarnation(1),
-        serves: Serves::Payloads(vec![QueueName::new(queue).unwrap()]),
+        serves: match queue {
+            "" => Serves::Commands,
+            queue => Serves::Payloads(vec![QueueName::new(queue).unwrap()]),
+        },
+        tags: Tags::new(queue.is_empty().then(|| Tag::new("zone=a").unwrap())),
         slots: 1,
         running: 0,
         state: state.into(),
         registered_ms: Millis(1),
     };
-    let workers = vec![worker("live", "mail"), worker("lost", "lost")];
+    let workers = vec![worker("live", "mail"), worker("lost", "lost"), worker("live", "")];
     FakeNode::new(move |request| match request {
         Request::SubmitJob(job) => Some(Reply::Submitted(submitted(job))),
         Request::SubmitBatch(jobs) => {
@@ -305,6 +310,22 @@ fn payload_that_no_worker_serves_is_taken_with_a_warning() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert_eq!(stderr(&output).matches("no worker serves").count(), 1, "{}", stderr(&output));
     assert!(stderr(&output).contains("'nobody'"), "{}", stderr(&output));
+}
+
+#[test]
+fn job_whose_tags_no_worker_has_is_taken_with_a_warning() {
+    let node = node_with_a_worker_for_mail();
+    let output = node.raftq(&["submit", "--tag", "zone=a", "--", "true"]);
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+    let output = node.raftq(&["submit", "--tag", "zone=a", "--tag", "gpu", "--", "true"]);
+    assert_eq!((output.status.code(), stdout(&output).len()), (Some(0), 33));
+    assert!(stderr(&output).contains("all of the tags gpu,zone=a"), "{}", stderr(&output));
+    // The worker of that queue has none, and one that has it serves another kind.
+    let output = node.raftq(&["submit", "--queue", "mail", "--payload", "x", "--tag", "zone=a"]);
+    assert!(stderr(&output).contains("the tag zone=a"), "{}", stderr(&output));
+    let batch = b"{\"command\":[\"a\"],\"tag\":\"gpu\"}\n{\"command\":[\"b\"],\"tag\":\"gpu\"}\n";
+    let output = node.raftq_in(&["submit", "--batch", "-"], batch);
+    assert_eq!(stderr(&output).matches("the tag gpu").count(), 1, "{}", stderr(&output));
 }
 
 /// Ends a job as its first word says.

@@ -9,7 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::{CommandFactory, Parser};
 use raftq::cli::args::{Cli, Verb};
-use raftq::cli::batch::{Items, LINE_BYTES_MAX, parse_line};
+use raftq::cli::asks::Asks;
+use raftq::cli::batch::{Defaults, Items, LINE_BYTES_MAX, parse_line};
 use raftq::cli::exit::{Effect, Exit, exit_of, worse};
 use raftq::cli::node;
 use raftq::cli::out::{Column, Out, Table};
@@ -18,8 +19,9 @@ use raftq::cli::submit::{WORD_BYTES_MAX, fault};
 use raftq::cli::target::{Origin, Target};
 use raftq::cli::values::{self, Addresses, Peers};
 use raftq::jobs::command::Limits;
-use raftq::jobs::job::{BODY_BYTES_MAX, Body, JobView, Status};
-use raftq::types::{Fence, JobId, Millis, NodeId, QueueName, WorkerId};
+use raftq::jobs::job::{AttemptView, BODY_BYTES_MAX, Body, JobView, Status};
+use raftq::jobs::options::{Options, Tags};
+use raftq::types::{Fence, JobId, Millis, NodeId, QueueName, Tag, WorkerId};
 use raftq::wire::message::{Code, Refusal};
 
 #[test]
@@ -124,7 +126,7 @@ fn peer_lists_name_ids() {
 }
 
 fn line(text: &str) -> Result<Option<Body>, String> {
-    let item = parse_line(1, text.as_bytes(), &QueueName::default())?;
+    let item = parse_line(1, text.as_bytes(), &Defaults::default())?;
     Ok(item.map(|item| item.job.body))
 }
 
@@ -134,7 +136,7 @@ fn batch_line_takes_the_options_of_submit_by_name() {
     assert_eq!(line(r#"{"command":["sh","-c","exit 3"]}"#), Ok(Some(command)));
     let text =
         r#" {"queue":"mail","payload":"@x","id":"0192f3a07c6e4b1d8f00a1b2c3d4e5f6","wait":true} "#;
-    let item = parse_line(7, text.as_bytes(), &QueueName::default()).unwrap().unwrap();
+    let item = parse_line(7, text.as_bytes(), &Defaults::default()).unwrap().unwrap();
     assert_eq!(item.line, 7);
     assert_eq!(item.job.queue.as_str(), "mail");
     assert_eq!(item.job.body, Body::Payload(Bytes::from_static(b"@x")), "a text, never a file");
@@ -146,13 +148,68 @@ fn batch_line_takes_the_options_of_submit_by_name() {
 #[test]
 fn batch_line_without_a_queue_takes_that_of_the_command_line() {
     let queue = QueueName::new("slow").unwrap();
-    let item = parse_line(1, br#"{"command":["true"]}"#, &queue).unwrap().unwrap();
+    let defaults = Defaults { queue: queue.clone(), ..Defaults::default() };
+    let item = parse_line(1, br#"{"command":["true"]}"#, &defaults).unwrap().unwrap();
     assert_eq!(item.job.queue, queue);
+}
+
+#[test]
+fn batch_line_asks_for_what_flags_ask_for() {
+    let text = r#"{"command":["true"],"priority":9,"in":"10m","ttl":"1h","job-timeout":"30s",
+        "retries":3,"backoff":"1s","backoff-max":"1m","tag":["gpu","zone=a"]}"#;
+    let words = "raftq submit --priority 9 --in 10m --ttl 1h --job-timeout 30s --retries 3 \
+        --backoff 1s --backoff-max 1m --tag zone=a --tag gpu -- true";
+    let Verb::Submit(args) = Cli::try_parse_from(words.split_whitespace()).unwrap().verb else {
+        panic!("not a submit")
+    };
+    let asked = Asks::from(&args.asks).options().unwrap();
+    let item = parse_line(1, text.as_bytes(), &Defaults::default()).unwrap().unwrap();
+    assert_eq!(item.job.options, asked);
+    let expected = Options {
+        priority: 9,
+        delay_ms: Some(600_000),
+        ttl_ms: Some(3_600_000),
+        timeout_ms: Some(30_000),
+        retries: 3,
+        backoff_ms: 1000,
+        backoff_max_ms: 60_000,
+        tags: Tags::new([Tag::new("gpu").unwrap(), Tag::new("zone=a").unwrap()]),
+        at_ms: None,
+    };
+    assert_eq!(asked.as_deref(), Some(&expected));
+
+    // The command line holds for lines that do not say; one that says when has no second when.
+    let defaults = Defaults { asks: Asks::from(&args.asks), ..Defaults::default() };
+    let text = r#"{"command":["true"],"at":"2026-11-27T10:00:00Z","tag":"ssd","priority":0}"#;
+    let item = parse_line(1, text.as_bytes(), &defaults).unwrap().unwrap();
+    let expected = Options {
+        priority: 0,
+        delay_ms: None,
+        at_ms: Some(Millis(1_795_773_600_000)),
+        tags: Tags::new([Tag::new("ssd").unwrap()]),
+        ..expected
+    };
+    assert_eq!(item.job.options.as_deref(), Some(&expected));
+    let plain = parse_line(1, br#"{"command":["true"]}"#, &Defaults::default()).unwrap().unwrap();
+    assert_eq!(plain.job.options, None, "what says nothing is sent as nothing");
 }
 
 #[test]
 fn batch_line_that_is_wrong_says_why() {
     for (text, why) in [
+        (r#"{"command":["a"],"priority":10}"#, "priority: a priority is 0 (last) to 9"),
+        (r#"{"command":["a"],"priority":-1}"#, "-1"),
+        (r#"{"command":["a"],"in":"5"}"#, "in: `5` has no unit"),
+        (r#"{"command":["a"],"in":"4000d"}"#, "in: `4000d` is too long: at most ten years"),
+        (r#"{"command":["a"],"at":"noon"}"#, "at: `noon` is no time: write 2026-11-27T10:00:00Z"),
+        (r#"{"command":["a"],"in":"5s","at":"10:00"}"#, "both `in` and `at`"),
+        (r#"{"command":["a"],"ttl":"0s"}"#, "ttl: no time at all"),
+        (r#"{"command":["a"],"job-timeout":"x"}"#, "job-timeout: `x` is no duration"),
+        (r#"{"command":["a"],"job_timeout":"1s"}"#, "expected one of"),
+        (r#"{"command":["a"],"retries":1001}"#, "retries: at most 1000"),
+        (r#"{"command":["a"],"backoff":"1m","backoff-max":"1s"}"#, "raise backoff-max"),
+        (r#"{"command":["a"],"tag":"a b"}"#, "tag: `a b`: a tag is 1 to 64"),
+        (r#"{"command":["a"],"tag":5}"#, "a tag, or a list of tags"),
         ("{", "EOF"),
         ("nonsense", "expected"),
         ("[]", "a JSON array begins here: write an object a line"),
@@ -176,8 +233,8 @@ fn batch_line_that_is_wrong_says_why() {
         assert!(error.contains(why), "{text}: {error}");
         assert!(!error.contains("at line"), "{text}: {error}");
     }
-    assert!(parse_line(1, b"{\"payload\":\"\xff\"}", &QueueName::default()).is_err());
-    let utf16 = parse_line(1, b"\xff\xfe{\0\"\0", &QueueName::default()).unwrap_err();
+    assert!(parse_line(1, b"{\"payload\":\"\xff\"}", &Defaults::default()).is_err());
+    let utf16 = parse_line(1, b"\xff\xfe{\0\"\0", &Defaults::default()).unwrap_err();
     assert!(utf16.contains("UTF-16"), "{utf16}");
     let large = format!(r#"{{"payload":"{}"}}"#, "x".repeat(BODY_BYTES_MAX + 1));
     assert!(line(&large).unwrap_err().contains("at most"));
@@ -199,9 +256,9 @@ fn word_that_no_program_can_be_started_with_is_refused() {
 
 #[test]
 fn batch_names_the_malformed_line_by_its_number() {
-    let queue = QueueName::default();
+    let defaults = Defaults::default();
     let text = "{\"command\":[\"a\"]}\n\n{\"command\":[\"b\"]}\nnonsense\n";
-    let mut items = Items::new(text.as_bytes(), &queue);
+    let mut items = Items::new(text.as_bytes(), &defaults);
     assert_eq!(items.next_item().unwrap().unwrap().line, 1);
     assert_eq!(items.next_item().unwrap().unwrap().line, 3);
     let failure = items.next_item().unwrap_err();
@@ -212,11 +269,11 @@ fn batch_names_the_malformed_line_by_its_number() {
 
 #[test]
 fn batch_ends_with_or_without_a_last_newline() {
-    let queue = QueueName::default();
+    let defaults = Defaults::default();
     for text in
         ["{\"command\":[\"a\"]}", "{\"command\":[\"a\"]}\r\n", "\u{20}\n{\"command\":[\"a\"]}\n\n"]
     {
-        let mut items = Items::new(text.as_bytes(), &queue);
+        let mut items = Items::new(text.as_bytes(), &defaults);
         assert!(items.next_item().unwrap().is_some(), "{text:?}");
         assert!(items.next_item().unwrap().is_none(), "{text:?}");
     }
@@ -224,8 +281,8 @@ fn batch_ends_with_or_without_a_last_newline() {
 
 #[test]
 fn batch_line_without_an_end_costs_bounded_memory() {
-    let queue = QueueName::default();
-    let mut items = Items::new(std::io::BufReader::new(std::io::repeat(b' ')), &queue);
+    let defaults = Defaults::default();
+    let mut items = Items::new(std::io::BufReader::new(std::io::repeat(b' ')), &defaults);
     let failure = items.next_item().unwrap_err();
     assert!(failure.message.contains(&format!("longer than {LINE_BYTES_MAX} bytes")), "{failure}");
 }
@@ -298,6 +355,9 @@ fn job() -> JobView {
         created_ms: Millis(1_795_412_761_250),
         started_ms: Some(Millis(1_795_412_761_251)),
         finished_ms: None,
+        options: None,
+        held_ms: None,
+        past: Vec::new(),
         body: None,
     }
 }
@@ -311,9 +371,82 @@ fn job_as_json_has_the_fields_of_the_contract_in_order() {
             r#"{"id":"abababababababababababababababab","queue":"default","status":"failed","#,
             r#""attempt":2,"worker":"node-3","fence":"9007199254740993","exit_code":3,"#,
             "\"output\":\"caf\u{fffd}\\n\",\"error\":null,\"created_ms\":1795412761250,",
-            r#""started_ms":1795412761251,"finished_ms":null}"#
+            r#""started_ms":1795412761251,"finished_ms":null,"priority":5,"tags":[],"retries":0,"#,
+            r#""timeout_ms":null,"ttl_ms":null,"held_ms":null}"#
         )
     );
+}
+
+#[test]
+fn what_a_job_asks_for_and_its_timeline_are_in_its_json() {
+    let attempt = |attempt: u32, fence: u64, error: &str| AttemptView {
+        attempt,
+        worker: (fence > 0).then(|| WorkerId::built_in(NodeId(2))),
+        fence: Fence(fence),
+        started_ms: Millis(1_795_412_761_250),
+        ended_ms: Millis(1_795_412_761_260),
+        exit_code: (fence > 0).then_some(1),
+        error: error.into(),
+    };
+    let options = Options {
+        priority: 9,
+        delay_ms: Some(1),
+        ttl_ms: Some(60_000),
+        timeout_ms: Some(5000),
+        retries: 3,
+        tags: Tags::new([Tag::new("gpu").unwrap()]),
+        ..Options::default()
+    };
+    let waits = JobView {
+        status: Status::Pending,
+        attempt: 3,
+        fence: Some(Fence(7)),
+        exit_code: None,
+        options: Some(options.into()),
+        held_ms: Some(Millis(1_795_412_771_250)),
+        past: vec![attempt(1, 7, "exited with code 1"), attempt(2, 0, "cancelled")],
+        ..job()
+    };
+    let value = serde_json::to_value(JobShape::whole(&waits)).unwrap();
+    let asked = ["priority", "tags", "retries", "timeout_ms", "ttl_ms", "held_ms"];
+    let asked = asked.map(|name| value[name].clone());
+    assert_eq!(
+        serde_json::Value::from(asked.to_vec()),
+        serde_json::json!([9, ["gpu"], 3, 5000, 60_000, 1_795_412_771_250u64])
+    );
+    assert_eq!(
+        value["timeline"],
+        serde_json::json!([
+            {"event": "submitted", "at_ms": 1_795_412_761_250u64},
+            {"event": "held", "until_ms": 1_795_412_761_251u64},
+            {
+                "event": "attempt", "attempt": 1, "worker": "node-2", "fence": 7,
+                "started_ms": 1_795_412_761_250u64, "ended_ms": 1_795_412_761_260u64,
+                "exit_code": 1, "error": "exited with code 1"
+            },
+            {
+                "event": "attempt", "attempt": 2, "worker": null, "fence": null,
+                "started_ms": null, "ended_ms": 1_795_412_761_260u64, "exit_code": null,
+                "error": "cancelled"
+            },
+            {"event": "waits", "until_ms": 1_795_412_771_250u64}
+        ])
+    );
+    let ended = JobView { finished_ms: Some(Millis(1_795_412_761_300)), ..job() };
+    let value = serde_json::to_value(JobShape::whole(&ended)).unwrap();
+    let kinds: Vec<_> = value["timeline"].as_array().unwrap().iter().collect();
+    assert_eq!((&kinds[1]["attempt"], &kinds[1]["exit_code"]), (&2.into(), &3.into()));
+    assert_eq!((&kinds[2]["event"], &kinds[2]["status"]), (&"ended".into(), &"failed".into()));
+    // Cancelled while it waited for its third attempt: the last one to have begun was the first.
+    let cancelled = JobView { status: Status::Cancelled, held_ms: None, ..waits };
+    let cancelled = JobView {
+        finished_ms: Some(Millis(1_795_412_761_300)),
+        past: vec![attempt(1, 7, "exited with code 1")],
+        ..cancelled
+    };
+    let value = serde_json::to_value(JobShape::whole(&cancelled)).unwrap();
+    let attempts = value["timeline"].as_array().unwrap().iter();
+    assert_eq!(attempts.filter(|event| event["event"] == "attempt").count(), 1, "{value}");
 }
 
 #[test]
@@ -391,7 +524,9 @@ fn grammar_is_sound_and_every_verb_has_help() {
     command.clone().debug_assert();
     let verbs: Vec<String> =
         command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
-    for verb in ["node", "submit", "get", "list", "wait", "cancel", "workers", "cluster", "log"] {
+    let known =
+        ["node", "submit", "get", "list", "wait", "cancel", "show", "dead", "queue", "workers"];
+    for verb in known.into_iter().chain(["cluster", "log"]) {
         assert!(verbs.iter().any(|known| known == verb), "{verb} is missing");
     }
     let help = command.render_help().to_string();

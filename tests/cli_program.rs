@@ -95,6 +95,37 @@ fn wrong_command_lines_exit_with_2_and_say_what_to_do() {
     assert_usage(&raftq(&["submit", "--payload", "x", "--", "echo"]), &["cannot be used with"]);
     assert_usage(&raftq(&["submit", "--queue", "a b", "--", "true"]), &["a name is 1 to 64"]);
     assert_usage(&raftq(&["submit", "--payload", "@/no/such/file"]), &["/no/such/file"]);
+    for (flag, value, word) in [
+        ("--priority", "10", "0 (last) to 9 (first)"),
+        ("--priority", "-1", "0 (last) to 9 (first)"),
+        ("--in", "5", "5s or 5ms"),
+        ("--in", "-5s", "`-5s` is no duration"),
+        ("--in", "3661d", "ten years"),
+        ("--at", "tomorrow", "2026-11-27T10:00:00Z"),
+        ("--at", "2026-11-27", "'2026-11-27 10:00'"),
+        ("--ttl", "0s", "leave it out"),
+        ("--job-timeout", "0s", "leave it out"),
+        ("--retries", "1001", "at most 1000"),
+        ("--retries", "-1", "digits only"),
+        ("--backoff-max", "x", "is no duration"),
+        ("--tag", "a b", "a tag is 1 to 64"),
+    ] {
+        assert_usage(&raftq(&["submit", flag, value, "--", "true"]), &[flag, word]);
+    }
+    let both = ["submit", "--in", "5s", "--at", "10:00", "--", "true"];
+    assert_usage(&raftq(&both), &["--in", "cannot be used with '--at"]);
+    let pauses = ["submit", "--backoff", "1m", "--backoff-max", "1s", "--", "true"];
+    assert_usage(&raftq(&pauses), &["1s", "shorter than the first one, 1m"]);
+    assert_usage(&raftq(&["queue", "limit", "q", "0"]), &["pause it"]);
+    assert_usage(&raftq(&["queue", "limit", "q", "x"]), &["or none"]);
+    assert_usage(&raftq(&["queue", "rate", "q", "5"]), &["100/1m", "none"]);
+    assert_usage(&raftq(&["queue", "rate", "q", "0/1s"]), &["1 to 1000000"]);
+    assert_usage(&raftq(&["queue", "pause"]), &["<Q>"]);
+    assert_usage(&raftq(&["queue", "pause", "a b"]), &["a name is 1 to 64"]);
+    assert_usage(&raftq(&["dead", "retry"]), &["raftq dead retry --all [--queue Q]"]);
+    assert_usage(&raftq(&["dead", "purge", "--queue", "q"]), &["--all"]);
+    assert_usage(&raftq(&["dead", "purge", "--all", ID]), &["cannot be used with"]);
+    assert_usage(&raftq(&["show", "17"]), &["32 hexadecimal digits"]);
     assert_usage(&raftq(&["submit", "--batch", "/no/such/file"]), &["/no/such/file"]);
     assert_usage(&raftq(&["submit", "--batch", "/"]), &["directory"]);
 }
@@ -138,6 +169,14 @@ fn nobody_there_exits_with_4_and_says_whom_was_asked() {
         &["list"],
         &["wait", ID],
         &["cancel", ID],
+        &["show", ID],
+        &["dead", "list"],
+        &["dead", "show", ID],
+        &["dead", "retry", ID],
+        &["dead", "purge", "--all"],
+        &["queue", "list"],
+        &["queue", "pause", "q"],
+        &["queue", "drain", "q", "--wait"],
         &["workers"],
         &["cluster", "status"],
         &["cluster", "leader"],

@@ -58,6 +58,9 @@ fn view(id: JobId, status: Status) -> JobView {
         created_ms: Millis(1),
         started_ms: None,
         finished_ms: None,
+        options: None,
+        held_ms: None,
+        past: Vec::new(),
         body: None,
     }
 }

@@ -19,7 +19,12 @@ const TEN_SECONDS: u64 = 10_000;
 
 fn submit() -> Request {
     let body = Body::Payload(Bytes::from_static(b"x"));
-    Request::SubmitJob(NewJob { id: JobId([7; 16]), queue: QueueName::default(), body })
+    Request::SubmitJob(NewJob {
+        id: JobId([7; 16]),
+        queue: QueueName::default(),
+        body,
+        options: None,
+    })
 }
 
 fn cancel() -> Request {

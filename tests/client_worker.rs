@@ -75,7 +75,14 @@ impl World {
                 let queue = QueueName::new("mail").unwrap();
                 let id = JobId::new(raftq::types::Millis(fence), 0);
                 let body = Body::Payload(Bytes::from(fence.to_string()));
-                let assignment = Assignment { id, queue, attempt: 1, fence: Fence(fence), body };
+                let assignment = Assignment {
+                    id,
+                    queue,
+                    attempt: 1,
+                    fence: Fence(fence),
+                    timeout_ms: None,
+                    body,
+                };
                 known.assigned.insert(Fence(fence), assignment);
             }
         });

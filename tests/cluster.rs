@@ -477,6 +477,36 @@ fn a_library_worker_completes_a_thousand_jobs_across_the_death_of_the_leader() {
     assert!(handled.lock().unwrap().len() >= 1000);
 }
 
+/// What a Python program does with jobs that ask for something, and with queues.
+const PYTHON_LIBRARY: &str = r#"
+import sys
+from raftq import Client, Refused
+with Client(sys.argv[1].split(",")) as client:
+    job = client.submit(command=["sh", "-c", "exit 3"], retries=1, backoff_ms=0, priority=9, timeout_ms=60_000)
+    ended = client.wait([job])[job]
+    assert (ended["status"], ended["attempt"], ended["options"]["priority"]) == ("failed", 2, 9), ended
+    past = client.get(job)["past"]
+    assert [(it["attempt"], it["exit_code"]) for it in past] == [(1, 3)], past
+    assert client.retry([job]) == {job: {}}
+    assert client.wait([job])[job]["attempt"] == 4
+    assert client.purge([job]) == {job: {}}
+    client.change_queue("slow", {"limit": 2})
+    client.change_queue("slow", "drain")
+    slow = [queue for queue in client.queues() if queue["name"] == "slow"]
+    assert slow[0]["limit"] == 2 and slow[0]["draining_ms"] > 0, slow
+    try:
+        client.submit(payload=b"x", queue="slow")
+    except Refused as no:
+        assert no.name == "FAILED_PRECONDITION", no
+    else:
+        raise AssertionError("taken")
+    try:
+        client.submit(command=["true"], prio=1)
+    except ValueError as no:
+        assert "prio" in str(no)
+print("all is well")
+"#;
+
 #[test]
 fn the_python_client_speaks_to_the_cluster() {
     let Ok(python) = std::env::var("RAFTQ_PYTHON") else {
@@ -501,6 +531,15 @@ fn the_python_client_speaks_to_the_cluster() {
     assert_eq!(code, Some(8), "{told}");
     let (code, out, told) = run(&["list", "--status", "completed"]);
     assert!(code == Some(0) && out.contains("node-"), "{out}{told}");
+    let library = Command::new(&python)
+        .arg("-c")
+        .arg(PYTHON_LIBRARY)
+        .arg(cluster.addrs())
+        .env("PYTHONPATH", concat!(env!("CARGO_MANIFEST_DIR"), "/scripts"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&library.stdout), "all is well\n", "{library:?}");
     let spec = concat!(env!("CARGO_MANIFEST_DIR"), "/wire-spec.md");
     let (code, out, told) = run(&["selftest", "--spec", spec]);
     assert_eq!(code, Some(0), "{out}{told}");

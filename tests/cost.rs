@@ -160,6 +160,7 @@ fn submit(number: u64) -> BytesMut {
         id: JobId::new(Millis(1), u128::from(number)),
         queue: QueueName::new("bench").unwrap(),
         body: Body::Payload(Bytes::from(vec![7; PAYLOAD])),
+        options: None,
     };
     let mut bytes = BytesMut::new();
     let frame = Request::SubmitJob(job).to_frame(u32::try_from(number + 1).unwrap());

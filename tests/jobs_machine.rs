@@ -15,8 +15,12 @@ mod commands;
 mod image;
 #[path = "jobs_machine/lists.rs"]
 mod lists;
+#[path = "jobs_machine/options.rs"]
+mod options;
 #[path = "jobs_machine/properties.rs"]
 mod properties;
+#[path = "jobs_machine/queues.rs"]
+mod queues;
 #[path = "jobs_machine/retention.rs"]
 mod retention;
 #[path = "jobs_machine/scheduling.rs"]

@@ -47,6 +47,7 @@ fn machine() -> Machine {
         id: JobId::new(Millis(number), 7),
         queue: QueueName::default(),
         body: Body::Payload(Bytes::from(vec![7; bytes])),
+        options: None,
     };
     let jobs = (1..=1000).map(|number| payload(number, 10)).chain([payload(5000, 1 << 20)]);
     let mut machine = Machine::new();

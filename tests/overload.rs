@@ -67,7 +67,8 @@ fn overload_secs() -> u64 {
 
 fn submit(corr: u32) -> (JobId, Vec<u8>) {
     let body = Body::Payload(Bytes::from_static(&[9; PAYLOAD_BYTES]));
-    let job = NewJob { id: new_id(), queue: QueueName::new("nobody").unwrap(), body };
+    let job =
+        NewJob { id: new_id(), queue: QueueName::new("nobody").unwrap(), body, options: None };
     (job.id, encoded(&Request::SubmitJob(job).to_frame(corr)))
 }
 

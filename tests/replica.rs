@@ -12,6 +12,7 @@ use raftq::jobs::codec;
 use raftq::jobs::command::{Command, Limits, Registration, Release, Stamped, StatusUpdate};
 use raftq::jobs::job::{Body, NewJob, Serves, Status, Verdict};
 use raftq::jobs::machine::Machine;
+use raftq::jobs::options::Tags;
 use raftq::jobs::registry::WorkerState;
 use raftq::raft::config::WINDOW_ENTRIES_MAX;
 use raftq::raft::core::{Boot, Config as RaftConfig, Role};
@@ -205,7 +206,14 @@ impl World {
     fn register(&mut self, slots: u32) {
         let (worker, incarnation) = worker();
         let serves = Serves::Commands;
-        let registration = Registration { worker, incarnation, slots, serves, gave_up: None };
+        let registration = Registration {
+            worker,
+            incarnation,
+            slots,
+            serves,
+            gave_up: None,
+            tags: Tags::default(),
+        };
         self.turn(vec![self.ask(0, Request::RegisterWorker(registration))]);
         self.turn(vec![self.heartbeat(0)]);
         self.turns(2);
@@ -239,7 +247,12 @@ fn worker_id() -> WorkerId {
 
 fn job(number: u16) -> NewJob {
     let id = JobId((u128::from(number) + 1).to_be_bytes());
-    NewJob { id, queue: QueueName::default(), body: Body::Command(vec!["true".into()]) }
+    NewJob {
+        id,
+        queue: QueueName::default(),
+        body: Body::Command(vec!["true".into()]),
+        options: None,
+    }
 }
 
 fn done(output: &[u8]) -> Verdict {
@@ -268,7 +281,7 @@ fn a_cancel_in_the_turn_of_its_submit_cancels_it() {
 
 #[test]
 fn what_finds_no_room_is_refused_without_an_entry_and_once_a_tick_with_one() {
-    let room = 2 * raftq::jobs::resident::weight(4);
+    let room = 2 * raftq::jobs::resident::weight(&job(1));
     let mut world =
         World::with(1, Vec::new(), Limits { resident_bytes_max: room, ..Limits::default() });
     world.turns(300);
@@ -412,7 +425,14 @@ fn a_registration_below_one_that_stands_is_refused_and_hears_above_what_to_draw(
     let (worker, standing) = worker();
     let (slots, serves, gave_up) = (1, Serves::Commands, None);
     let incarnation = Incarnation(standing.0 - 1);
-    let below = Registration { worker: worker.clone(), incarnation, slots, serves, gave_up };
+    let below = Registration {
+        worker: worker.clone(),
+        incarnation,
+        slots,
+        serves,
+        gave_up,
+        tags: Tags::default(),
+    };
     world.turn(vec![world.ask(7, Request::RegisterWorker(below))]);
     world.turns(2);
     let heard = world.heard(7);
@@ -433,7 +453,14 @@ fn a_registration_behind_which_its_loss_is_decided_is_no_word_of_life() {
     world.turns(201);
     let (worker, incarnation) = worker();
     let (slots, serves, gave_up) = (1, Serves::Commands, None);
-    let again = Registration { worker: worker.clone(), incarnation, slots, serves, gave_up };
+    let again = Registration {
+        worker: worker.clone(),
+        incarnation,
+        slots,
+        serves,
+        gave_up,
+        tags: Tags::default(),
+    };
     world.turn(vec![world.ask(7, Request::RegisterWorker(again))]);
     world.turns(110);
     assert_eq!(world.heard(7), [], "its own disk does not have it");
@@ -485,8 +512,14 @@ fn answers_to_long_waits_are_made_elsewhere_and_share_what_is_long() {
 #[test]
 fn a_leader_that_replays_for_longer_than_the_workers_window_judges_nobody() {
     let (worker, incarnation) = worker();
-    let registration =
-        Registration { worker, incarnation, slots: 1, serves: Serves::Commands, gave_up: None };
+    let registration = Registration {
+        worker,
+        incarnation,
+        slots: 1,
+        serves: Serves::Commands,
+        gave_up: None,
+        tags: Tags::default(),
+    };
     let registers = Stamped { now: Millis(1), command: Command::RegisterWorker(registration) };
     let entry = |index| Entry {
         index: Index(index),

@@ -11,6 +11,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use raftq::jobs::command::{Release, StatusUpdate};
 use raftq::jobs::job::{Assignment, Body, JobView, NewJob, Serves, Status, Verdict};
+use raftq::jobs::options::Tags;
 use raftq::pack::{self, PackError};
 use raftq::raft::message::{Entry, EntryKind, Message};
 use raftq::types::{
@@ -122,6 +123,9 @@ fn job(id: u8, output: usize, body: Option<Body>) -> JobView {
         created_ms: Millis(1),
         started_ms: None,
         finished_ms: Some(Millis(2)),
+        options: None,
+        held_ms: None,
+        past: Vec::new(),
         body,
     }
 }
@@ -153,6 +157,7 @@ fn reserved_jobs_too_large_for_a_frame_are_the_first_by_fence() {
         queue: QueueName::default(),
         attempt: 1,
         fence: Fence(fence),
+        timeout_ms: None,
         body: Body::Payload(vec![0; 1 << 20].into()),
     };
     let Reply::Reserved(read) = reread(&Reply::Reserved((1..=8).rev().map(assignment).collect()))
@@ -204,6 +209,7 @@ fn answer_that_cannot_be_cut_is_refused_instead() {
         id: WorkerId::built_in(NodeId(n)),
         incarnation: Incarnation(n),
         serves: Serves::Payloads(queues.clone()),
+        tags: Tags::default(),
         slots: 1,
         running: 0,
         state: "live".into(),
@@ -223,6 +229,7 @@ fn lists_at_their_bound_pass_and_one_more_is_refused_by_name() {
             id: JobId::default(),
             queue: QueueName::default(),
             body: Body::Payload(Bytes::new()),
+            options: None,
         };
         Request::SubmitBatch(vec![job; count])
     };
@@ -287,7 +294,12 @@ fn limits_that_may_be_lowered_are_lowered() {
 fn payload_of_a_megabyte_passes_and_one_byte_more_is_refused() {
     let submit = |bytes| {
         let body = Body::Payload(vec![7; bytes].into());
-        Request::SubmitJob(NewJob { id: JobId::default(), queue: QueueName::default(), body })
+        Request::SubmitJob(NewJob {
+            id: JobId::default(),
+            queue: QueueName::default(),
+            body,
+            options: None,
+        })
     };
     assert_eq!(Request::from_frame(&submit(1 << 20).to_frame(1)), Ok(submit(1 << 20)));
     let refused = Request::from_frame(&submit((1 << 20) + 1).to_frame(1)).expect_err("too large");
@@ -297,7 +309,7 @@ fn payload_of_a_megabyte_passes_and_one_byte_more_is_refused() {
 #[test]
 fn batch_that_could_outgrow_its_entry_is_refused() {
     let body = Body::Payload(vec![7; 1 << 20].into());
-    let job = NewJob { id: JobId::default(), queue: QueueName::default(), body };
+    let job = NewJob { id: JobId::default(), queue: QueueName::default(), body, options: None };
     let refused = Request::from_frame(&Request::SubmitBatch(vec![job; 2]).to_frame(1));
     assert!(matches!(refused, Err(WireError::TooMany { max: request::BATCH_BYTES_MAX, .. })));
 }

@@ -100,7 +100,7 @@ fn no_hex_block_escapes_the_test() {
 /// Every number that stands in a table of limits is the code's.
 #[test]
 fn limits_equal_the_code() {
-    use raftq::jobs::job;
+    use raftq::jobs::{job, options, rules};
     use raftq::pack;
     use raftq::wire::{frame, hello, message, named, peer, positional, refusal, request};
 
@@ -124,6 +124,7 @@ fn limits_equal_the_code() {
         ("BATCH_UPDATES_MAX", message::BATCH_UPDATES_MAX as u64),
         ("BATCH_BYTES_MAX", request::BATCH_BYTES_MAX as u64),
         ("LIST_JOBS_MAX", message::LIST_JOBS_MAX as u64),
+        ("LIST_QUEUES_MAX", message::LIST_QUEUES_MAX as u64),
         ("LIST_LOG_MAX", u64::from(request::LIST_LOG_MAX)),
         ("WAIT_JOBS_MAX", message::WAIT_JOBS_MAX as u64),
         ("WAIT_MS_MAX", message::WAIT_MS_MAX),
@@ -131,6 +132,15 @@ fn limits_equal_the_code() {
         ("RELEASE_JOBS_MAX", request::RELEASE_JOBS_MAX as u64),
         ("WORKER_SLOTS_MAX", u64::from(job::WORKER_SLOTS_MAX)),
         ("WORKER_QUEUES_MAX", job::WORKER_QUEUES_MAX as u64),
+        ("PRIORITY_MAX", u64::from(options::PRIORITY_MAX)),
+        ("RETRIES_MAX", u64::from(options::RETRIES_MAX)),
+        ("DURATION_MS_MAX", options::DURATION_MS_MAX),
+        ("TAGS_MAX", options::TAGS_MAX as u64),
+        ("TIMEOUT_SLACK_MS", job::TIMEOUT_SLACK_MS),
+        ("PAST_MAX", job::PAST_MAX as u64),
+        ("LIMIT_MAX", u64::from(rules::LIMIT_MAX)),
+        ("RATE_COUNT_MAX", u64::from(rules::RATE_COUNT_MAX)),
+        ("RULED_QUEUES_MAX", raftq::jobs::queue::RULED_QUEUES_MAX as u64),
         ("VOTERS_MAX", positional::VOTERS_MAX as u64),
         ("ENTRIES_MAX", peer::ENTRIES_MAX as u64),
         ("DIGESTS_MAX", peer::DIGESTS_MAX as u64),

@@ -86,9 +86,13 @@ impl Guard {
     }
 
     fn start(&mut self, fence: u64, argv: &[&str]) {
+        self.start_for(fence, argv, None);
+    }
+
+    fn start_for(&mut self, fence: u64, argv: &[&str], timeout_ms: Option<u64>) {
         let argv = argv.iter().map(ToString::to_string).collect();
-        let start = Start { fence: Fence(fence), job: JobId([7; 16]), attempt: 2, argv };
-        self.order(&Order::Start(start));
+        let job = JobId([7; 16]);
+        self.order(&Order::Start(Start { fence: Fence(fence), job, attempt: 2, timeout_ms, argv }));
     }
 
     fn shell(&mut self, fence: u64, script: &str) {
@@ -172,6 +176,27 @@ fn gone(pid: Pid) {
 
 fn text(verdict: &Verdict) -> &str {
     std::str::from_utf8(&verdict.output).unwrap()
+}
+
+#[test]
+fn command_that_takes_too_long_is_asked_to_end_and_has_failed() {
+    let mut guard = Guard::new("timeout");
+    guard.lease(LONG);
+    let script = "trap 'echo asked; exit 0' TERM; echo begun; sleep 60 & wait";
+    guard.start_for(1, &["sh", "-c", script], Some(300));
+    guard.start_for(2, &["sh", "-c", "echo quick"], Some(60_000));
+    let (verdict, taken) = guard.ended(1);
+    assert!(!taken, "it is a verdict on the job");
+    assert_eq!(text(&verdict), "begun\nasked\n");
+    assert_eq!(
+        (verdict.completed, verdict.exit_code, verdict.error.as_deref()),
+        (false, Some(0), Some("timed out after 300ms"))
+    );
+    let mut guard = Guard::new("timeout-deaf");
+    guard.lease(LONG);
+    guard.start_for(1, &["sh", "-c", "trap '' TERM; while :; do sleep 1; done"], Some(100));
+    let (verdict, _) = guard.ended(1);
+    assert_eq!(verdict.error.as_deref(), Some("timed out after 100ms"), "it was killed");
 }
 
 #[test]
@@ -591,11 +616,17 @@ fn node_that_does_not_read_still_has_its_commands_ended() {
     let job = JobId([7; 16]);
     for fence in 1..=20 {
         let argv = ["sh", "-c", "head -c 20000 /dev/zero"].map(String::from).to_vec();
-        send(&mut orders, &Order::Start(Start { fence: Fence(fence), job, attempt: 1, argv }));
+        send(
+            &mut orders,
+            &Order::Start(Start { fence: Fence(fence), job, attempt: 1, timeout_ms: None, argv }),
+        );
     }
     let script = format!("echo $$ > '{}'; exec sleep 600", folder.join("pid").display());
     let argv = vec!["sh".into(), "-c".into(), script];
-    send(&mut orders, &Order::Start(Start { fence: Fence(99), job, attempt: 1, argv }));
+    send(
+        &mut orders,
+        &Order::Start(Start { fence: Fence(99), job, attempt: 1, timeout_ms: None, argv }),
+    );
     let pid = read_pid(&folder.join("pid"));
     gone(pid);
     assert!(Moment::now() >= until_then);
@@ -618,7 +649,7 @@ fn read_pid(path: &Path) -> Pid {
 #[test]
 fn order_too_large_for_a_frame_is_not_written() {
     let argv = vec!["x".repeat(3 << 20)];
-    let start = Start { fence: Fence(1), job: JobId([7; 16]), attempt: 1, argv };
+    let start = Start { fence: Fence(1), job: JobId([7; 16]), attempt: 1, timeout_ms: None, argv };
     let error = write_frame(&mut io::sink(), &Order::Start(start)).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }

@@ -510,6 +510,7 @@ fn guard_that_cannot_be_started_is_told_at_once() {
     let config = BuiltInConfig {
         worker: WorkerId::new("node-1").unwrap(),
         slots: 1,
+        tags: raftq::jobs::options::Tags::default(),
         guard: "/no/such/program".into(),
         guard_args: Vec::new(),
         adopts: false,
@@ -530,6 +531,7 @@ fn guard_that_never_lives_makes_the_worker_drain() {
     let config = BuiltInConfig {
         worker: WorkerId::new("node-1").unwrap(),
         slots: 1,
+        tags: raftq::jobs::options::Tags::default(),
         guard: "true".into(),
         guard_args: Vec::new(),
         adopts: false,

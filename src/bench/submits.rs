@@ -39,7 +39,7 @@ impl Jobs {
 
     fn make(&self) -> NewJob {
         let body = Body::Payload(self.payload.clone());
-        NewJob { id: self.ids.make(), queue: self.queue.clone(), body }
+        NewJob::plain(self.ids.make(), self.queue.clone(), body)
     }
 }
 

@@ -6,10 +6,13 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cli::bench::BenchArgs;
 use crate::cli::cluster::ClusterArgs;
+use crate::cli::dead::DeadArgs;
 use crate::cli::doctor::DoctorArgs;
 use crate::cli::jobs::{CancelArgs, GetArgs, ListArgs, WaitArgs};
 use crate::cli::log::LogArgs;
 use crate::cli::node::NodeArgs;
+use crate::cli::queues::QueueArgs;
+use crate::cli::show::ShowArgs;
 use crate::cli::sim::SimArgs;
 use crate::cli::submit::SubmitArgs;
 use crate::cli::values::{self, Addresses};
@@ -21,6 +24,8 @@ Examples:
   raftq submit -- sh -c 'sleep 5; date'       submit only; prints the job's id
   raftq get ID                                where that job is, and what it printed
   raftq list --status running
+  raftq dead list                             what failed; raftq dead retry ID tries it again
+  raftq queue pause mail                      begin no more jobs of that queue
   raftq cluster status                        who leads, who is alive
 
 Exit codes:
@@ -89,6 +94,12 @@ pub enum Verb {
     Wait(WaitArgs),
     /// Cancel jobs that have not ended.
     Cancel(CancelArgs),
+    /// Show what happened to one job, attempt by attempt.
+    Show(ShowArgs),
+    /// Look at jobs that failed, have them tried again, or forget them.
+    Dead(DeadArgs),
+    /// Look at queues; pause, drain, limit them.
+    Queue(QueueArgs),
     /// List the workers that take jobs.
     Workers,
     /// Look at the cluster, or hand leadership over.

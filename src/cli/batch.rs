@@ -9,6 +9,7 @@ use std::path::Path;
 use bytes::Bytes;
 use serde::Deserialize;
 
+use crate::cli::asks::{AskTexts, Asks, TagTexts};
 use crate::cli::deadline::Deadline;
 use crate::cli::exit::{Exit, Failure, Outcome, narrate, worse};
 use crate::cli::jobs;
@@ -16,9 +17,10 @@ use crate::cli::out::Out;
 use crate::cli::session::Session;
 use crate::cli::shape::BatchShape;
 use crate::cli::submit::{self, SubmitArgs};
-use crate::cli::workers;
+use crate::cli::workers::{self, Need};
 use crate::jobs::job::{BODY_BYTES_MAX, Body, NewJob, Status};
-use crate::types::{JobId, QueueName};
+use crate::node::clock;
+use crate::types::{JobId, Millis, QueueName};
 use crate::wire::message::BATCH_JOBS_MAX;
 use crate::wire::request::{BATCH_BYTES_MAX, job_bytes_max};
 
@@ -39,8 +41,8 @@ const CHUNK_BYTES_MAX: usize = BATCH_BYTES_MAX / 4;
 /// and nobody waits for them.
 const WAITED_MAX: usize = 10_000_000;
 
-/// Queues of payloads looked at for a worker that serves them, at most; nothing is said of more.
-const QUEUES_TOLD_MAX: usize = 16;
+/// Needs looked at for a worker that meets them, at most; nothing is said of more.
+const NEEDS_TOLD_MAX: usize = 16;
 
 /// One line as it is written: the options of `submit` by their long names.
 #[derive(Debug, Deserialize)]
@@ -52,6 +54,28 @@ struct Line {
     id: Option<String>,
     #[serde(default)]
     wait: bool,
+    priority: Option<u64>,
+    r#in: Option<String>,
+    at: Option<String>,
+    ttl: Option<String>,
+    #[serde(rename = "job-timeout")]
+    job_timeout: Option<String>,
+    retries: Option<u64>,
+    backoff: Option<String>,
+    #[serde(rename = "backoff-max")]
+    backoff_max: Option<String>,
+    tag: Option<TagTexts>,
+}
+
+/// What lines that do not say otherwise get.
+#[derive(Clone, Debug, Default)]
+pub struct Defaults {
+    /// Their queue.
+    pub queue: QueueName,
+    /// What they ask for.
+    pub asks: Asks,
+    /// The time that a time of day comes after.
+    pub now: Millis,
 }
 
 /// A job of a batch.
@@ -65,11 +89,11 @@ pub struct Item {
     pub wait: bool,
 }
 
-/// Parses one line; `queue` is that of lines which name none. An empty line is no job.
+/// Parses one line. An empty line is no job.
 ///
 /// # Errors
 /// What is wrong with it, for the user.
-pub fn parse_line(number: u64, text: &[u8], queue: &QueueName) -> Result<Option<Item>, String> {
+pub fn parse_line(number: u64, text: &[u8], defaults: &Defaults) -> Result<Option<Item>, String> {
     let text = text.trim_ascii();
     if text.is_empty() {
         return Ok(None);
@@ -98,8 +122,20 @@ pub fn parse_line(number: u64, text: &[u8], queue: &QueueName) -> Result<Option<
     if let Some(fault) = submit::fault(&body) {
         return Err(fault);
     }
-    let queue = line.queue.unwrap_or_else(|| queue.clone());
-    Ok(Some(Item { line: number, job: NewJob { id, queue, body }, wait: line.wait }))
+    let asks = AskTexts {
+        priority: line.priority,
+        delay: line.r#in,
+        at: line.at,
+        ttl: line.ttl,
+        job_timeout: line.job_timeout,
+        retries: line.retries,
+        backoff: line.backoff,
+        backoff_max: line.backoff_max,
+        tags: line.tag,
+    };
+    let options = asks.parse(defaults.now)?.or(&defaults.asks).options()?;
+    let queue = line.queue.unwrap_or_else(|| defaults.queue.clone());
+    Ok(Some(Item { line: number, job: NewJob { id, queue, body, options }, wait: line.wait }))
 }
 
 /// Says what is wrong with a file that is no list of JSON lines at all, and how to make it one.
@@ -124,15 +160,15 @@ fn form_fault(text: &[u8]) -> Option<&'static str> {
 /// Reads items line by line, in bounded memory.
 pub struct Items<'a, R> {
     source: R,
-    queue: &'a QueueName,
+    defaults: &'a Defaults,
     line: u64,
     buffer: Vec<u8>,
 }
 
 impl<'a, R: BufRead> Items<'a, R> {
     /// Starts at the first line of a source.
-    pub fn new(source: R, queue: &'a QueueName) -> Self {
-        Self { source, queue, line: 0, buffer: Vec::new() }
+    pub fn new(source: R, defaults: &'a Defaults) -> Self {
+        Self { source, defaults, line: 0, buffer: Vec::new() }
     }
 
     /// Returns the next job; `None` at the end.
@@ -153,7 +189,7 @@ impl<'a, R: BufRead> Items<'a, R> {
             if self.buffer.len() > LINE_BYTES_MAX {
                 return Err(malformed(self.line, &format!("longer than {LINE_BYTES_MAX} bytes")));
             }
-            let parsed = parse_line(self.line, &self.buffer, self.queue);
+            let parsed = parse_line(self.line, &self.buffer, self.defaults);
             if let Some(item) = parsed.map_err(|why| malformed(self.line, &why))? {
                 return Ok(Some(item));
             }
@@ -172,7 +208,11 @@ fn malformed(line: u64, why: &str) -> Failure {
 /// A [`Failure`]: a malformed line (nothing was sent), or jobs that were refused or are unknown.
 pub fn run(source: &Path, args: &SubmitArgs, session: &Session, out: &mut Out) -> Outcome {
     let mut file = open(source)?;
-    let mut checked = Items::new(BufReader::new(&file), &args.queue);
+    let asks = Asks::from(&args.asks);
+    // Said once here, not for each line.
+    asks.options().map_err(Failure::usage)?;
+    let defaults = Defaults { queue: args.queue.clone(), asks, now: clock::wall() };
+    let mut checked = Items::new(BufReader::new(&file), &defaults);
     if checked.next_item()?.is_none() {
         narrate("raftq: nothing to submit: there is no job in the batch");
         return Ok(Exit::Ok);
@@ -183,7 +223,7 @@ pub fn run(source: &Path, args: &SubmitArgs, session: &Session, out: &mut Out) -
     })?;
     let deadline = Deadline::after(session.limit());
     let mut sender = Sender::new(session, args.wait);
-    let mut items = Items::new(BufReader::new(&file), &args.queue);
+    let mut items = Items::new(BufReader::new(&file), &defaults);
     match sender.send_all(&mut items, out) {
         Ok(()) => sender.finish(deadline, out),
         Err(failure) => {
@@ -207,8 +247,8 @@ struct Sender<'a> {
     chunk_bytes: usize,
     /// What is waited for, in order: see [`WAITED_MAX`].
     waited: Vec<Waited>,
-    /// Where payloads went: see [`QUEUES_TOLD_MAX`].
-    payload_queues: BTreeSet<QueueName>,
+    /// What workers must be or have: see [`NEEDS_TOLD_MAX`].
+    needs: BTreeSet<Need>,
     taken: u64,
     refused: u64,
     /// The worst exit code of a refused job.
@@ -223,7 +263,7 @@ impl<'a> Sender<'a> {
             chunk: Vec::new(),
             chunk_bytes: 0,
             waited: Vec::new(),
-            payload_queues: BTreeSet::new(),
+            needs: BTreeSet::new(),
             taken: 0,
             refused: 0,
             worst: Exit::Ok,
@@ -300,9 +340,8 @@ impl<'a> Sender<'a> {
         if is_waited {
             self.waited.push(Waited { line: item.line, id });
         }
-        let is_payload = matches!(item.job.body, Body::Payload(_));
-        if is_payload && self.payload_queues.len() < QUEUES_TOLD_MAX {
-            self.payload_queues.insert(item.job.queue.clone());
+        if self.needs.len() < NEEDS_TOLD_MAX {
+            self.needs.extend(Need::of(&item.job));
         }
     }
 
@@ -357,7 +396,7 @@ impl<'a> Sender<'a> {
 
     /// Sums up, and waits for the jobs where that was asked.
     fn finish(self, deadline: Deadline, out: &mut Out) -> Outcome {
-        workers::warn_unserved(&self.payload_queues, deadline, self.session);
+        workers::warn_unserved(&self.needs, deadline, self.session);
         let mut exit = self.worst;
         if !self.waited.is_empty() {
             exit = worse(exit, self.wait(deadline, out)?);

@@ -8,17 +8,17 @@ use crate::cli::deadline::Deadline;
 use crate::cli::exit::{Exit, Failure, Outcome, narrate, worse};
 use crate::cli::out::{Column, Out, Table, moment, or_nothing, plain};
 use crate::cli::session::{REQUEST_TIME, Session};
-use crate::cli::shape::{CancelledShape, FailedShape, JobShape};
-use crate::cli::submit::quote;
+use crate::cli::shape::{ChangedShape, FailedShape, JobShape};
+use crate::cli::show;
 use crate::cli::values;
-use crate::jobs::job::{Body, JobView, Status};
+use crate::jobs::job::{JobView, Status};
 use crate::node::clock;
 use crate::types::{JobId, QueueName, WorkerId};
 use crate::wire::message::{Filter, LIST_JOBS_MAX};
 
 /// Jobs asked for in one request of a wait or a cancel, at most, so that the answer with all their
 /// outputs stays well below the limit of a frame.
-const ASKED_AT_ONCE_MAX: usize = 128;
+pub const ASKED_AT_ONCE_MAX: usize = 128;
 
 /// How long one request of a wait waits at the node, at most: well below the time that a request has.
 const WAIT_STEP: Duration = Duration::from_secs(6);
@@ -113,7 +113,7 @@ fn status(text: &str) -> Result<Status, String> {
 pub fn get(args: &GetArgs, session: &Session, out: &mut Out) -> Outcome {
     let job = session.get(args.id)?;
     if session.json() {
-        out.json(&JobShape::from(&job))?;
+        out.json(&JobShape::whole(&job))?;
     } else {
         describe(&job, out)?;
     }
@@ -221,7 +221,10 @@ pub fn wait(args: &WaitArgs, session: &Session, out: &mut Out) -> Outcome {
 
 /// Shows a job about which there is nothing but a failure: a line or an object of its own on stdout, the
 /// reason on stderr. `refused` is the word where no better one is known.
-fn show_failed(
+///
+/// # Errors
+/// A [`Failure`] of stdout.
+pub fn show_failed(
     id: JobId,
     failure: &Failure,
     refused: &str,
@@ -381,7 +384,7 @@ pub fn cancel(args: &CancelArgs, session: &Session, out: &mut Out) -> Outcome {
             match result {
                 Ok(status) => {
                     if session.json() {
-                        out.json(&CancelledShape::new(id, status))?;
+                        out.json(&ChangedShape::new(id, status.as_str()))?;
                     } else {
                         out.line(&format!("{id}  {}", status.as_str()))?;
                     }
@@ -438,10 +441,6 @@ pub fn describe_end(job: &JobView) -> String {
 
 /// Writes everything about a job: a line a field, then its output.
 fn describe(job: &JobView, out: &mut Out) -> Result<(), Failure> {
-    let body = job.body.as_ref().map(|body| match body {
-        Body::Command(words) => words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "),
-        Body::Payload(bytes) => format!("{} bytes of payload", bytes.len()),
-    });
     let fields = [
         ("id", job.id.to_string()),
         ("queue", job.queue.to_string()),
@@ -454,11 +453,18 @@ fn describe(job: &JobView, out: &mut Out) -> Result<(), Failure> {
         ("created", moment(job.created_ms)),
         ("started", job.started_ms.map(moment).unwrap_or_default()),
         ("finished", job.finished_ms.map(moment).unwrap_or_default()),
-        ("job", body.unwrap_or_default()),
+        ("waits", job.held_ms.map(|at| format!("until {}", moment(at))).unwrap_or_default()),
+        ("job", show::body_in_words(job)),
     ];
-    for (name, value) in fields {
+    for (name, value) in fields.into_iter().chain(show::asks_in_words(job)) {
         if !value.is_empty() {
             out.line(&format!("{name:<10} {}", plain(&value)))?;
+        }
+    }
+    if !job.past.is_empty() {
+        out.line("what happened:")?;
+        for (at, what) in show::in_words(job) {
+            out.line(&format!("  {at:<24}  {}", plain(&what)))?;
         }
     }
     if !job.output.is_empty() {

@@ -1,9 +1,10 @@
 //! The command line: one file for each group of verbs, and what they share.
 //!
 //! - [`args`] is the grammar (what clap parses), [`run`] sends each verb to its file.
-//! - Verbs: [`submit`] and [`batch`], [`jobs`] (get, list, wait, cancel), [`workers`], [`cluster`],
-//!   [`log`], [`node`], [`sim`], [`mod@bench`], [`bench_jobs`] and [`bench_end`], [`doctor`].
-//! - Shared: [`values`] (durations, sizes, addresses), [`target`] (which nodes to ask), [`session`]
+//! - Verbs: [`submit`] and [`batch`], with [`asks`] (what a job asks for), [`jobs`] (get, list, wait, cancel),
+//!   [`show`], [`dead`], [`queues`], [`workers`], [`cluster`], [`log`], [`node`], [`sim`], [`mod@bench`],
+//!   [`bench_jobs`] and [`bench_end`], [`doctor`].
+//! - Shared: [`values`] (durations, sizes, addresses), [`times`] (points in time), [`progress`], [`target`] (which nodes to ask), [`session`]
 //!   (the client library and what its errors mean for a user), [`shape`] (the JSON objects),
 //!   [`out`] (stdout, tables), [`exit`] (exit codes), [`deadline`] (time left).
 //!
@@ -11,11 +12,13 @@
 //! script what happened ([`exit::Exit`]).
 
 pub mod args;
+pub mod asks;
 pub mod batch;
 pub mod bench;
 pub mod bench_end;
 pub mod bench_jobs;
 pub mod cluster;
+pub mod dead;
 pub mod deadline;
 pub mod doctor;
 pub mod exit;
@@ -23,11 +26,15 @@ pub mod jobs;
 pub mod log;
 pub mod node;
 pub mod out;
+pub mod progress;
+pub mod queues;
 pub mod run;
 pub mod session;
 pub mod shape;
+pub mod show;
 pub mod sim;
 pub mod submit;
 pub mod target;
+pub mod times;
 pub mod values;
 pub mod workers;

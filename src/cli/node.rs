@@ -9,9 +9,10 @@ use crate::bench::own::end_with_stdin;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::values::{self, Peers};
 use crate::jobs::command::Limits;
+use crate::jobs::options::Tags;
 use crate::node::config::{Config, Elsewhere};
 use crate::node::process;
-use crate::types::NodeId;
+use crate::types::{NodeId, Tag};
 
 const EXAMPLES: &str = "\
 Example: three nodes on this machine, each in a terminal of its own:
@@ -53,6 +54,11 @@ pub struct NodeArgs {
     /// How many commands this node runs at once; 0: none.
     #[arg(long, value_name = "N", default_value_t = 4, allow_negative_numbers = true)]
     pub slots: u32,
+
+    /// What this node has, such as gpu or zone=a, for jobs that ask for it (submit --tag). May be given
+    /// up to 16 times.
+    #[arg(long = "tag", value_name = "TAG")]
+    pub tags: Vec<Tag>,
 
     /// Listen on an address that other machines can reach. There is no authentication yet:
     /// whoever can connect can run any command as this user.
@@ -122,6 +128,7 @@ pub fn config(args: NodeArgs) -> Config {
         data: args.data,
         heal: args.heal,
         slots: args.slots,
+        tags: Tags::new(args.tags.iter().cloned()),
         insecure: args.insecure,
         log_keep_bytes: args.log_keep,
         // Log is let go of by whole files and behind a snapshot: to keep little, both must be small.

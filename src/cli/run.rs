@@ -13,7 +13,9 @@ use crate::cli::exit::{Exit, Failure, narrate};
 use crate::cli::out::Out;
 use crate::cli::session::Session;
 use crate::cli::target::Target;
-use crate::cli::{bench, cluster, doctor, jobs, log, node, sim, submit, workers};
+use crate::cli::{
+    bench, cluster, dead, doctor, jobs, log, node, queues, show, sim, submit, workers,
+};
 use crate::worker::guard;
 
 /// Runs the program with these arguments (the first is its own name).
@@ -44,6 +46,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         | Verb::List(_)
         | Verb::Wait(_)
         | Verb::Cancel(_)
+        | Verb::Show(_)
+        | Verb::Dead(_)
+        | Verb::Queue(_)
         | Verb::Workers
         | Verb::Cluster(_)
         | Verb::Log(_)
@@ -66,8 +71,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// left of what they did or waited for.
 fn is_shown(verb: &Verb) -> bool {
     match verb {
-        Verb::Get(_) | Verb::List(_) | Verb::Workers | Verb::Log(_) | Verb::Doctor(_) => true,
+        Verb::Get(_)
+        | Verb::List(_)
+        | Verb::Show(_)
+        | Verb::Workers
+        | Verb::Log(_)
+        | Verb::Doctor(_) => true,
         Verb::Cluster(args) => args.is_shown(),
+        Verb::Dead(args) => args.is_shown(),
+        Verb::Queue(args) => args.is_shown(),
         Verb::Node(_)
         | Verb::Submit(_)
         | Verb::Wait(_)
@@ -121,6 +133,9 @@ fn ask(cli: &Cli) -> Result<Exit, Failure> {
         Verb::List(args) => jobs::list(args, &session, &mut out),
         Verb::Wait(args) => jobs::wait(args, &session, &mut out),
         Verb::Cancel(args) => jobs::cancel(args, &session, &mut out),
+        Verb::Show(args) => show::run(args, &session, &mut out),
+        Verb::Dead(args) => dead::run(args, &session, &mut out),
+        Verb::Queue(args) => queues::run(args, &session, &mut out),
         Verb::Workers => workers::run(&session, &mut out),
         Verb::Cluster(args) => cluster::run(args, &session, &mut out),
         Verb::Log(args) => log::run(args, &session, &mut out),

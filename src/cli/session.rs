@@ -10,10 +10,12 @@ use crate::client::blocking::Client;
 use crate::client::client::CallOptions;
 use crate::client::error::Error;
 use crate::jobs::job::{JobView, NewJob, Status};
+use crate::jobs::rules::QueueChange;
 use crate::node::clock;
-use crate::types::{Index, JobId, NodeId};
+use crate::types::{Index, JobId, NodeId, QueueName};
 use crate::wire::message::{
-    ClusterStatus, Filter, LogLine, Refusal, Reply, Request, Submitted, WorkerView,
+    ClusterStatus, Filter, LogLine, QueueChanged, QueueView, Refusal, Reply, Request, Submitted,
+    WorkerView,
 };
 
 /// How long one request may take with all its retries, unless `--timeout` says otherwise.
@@ -154,6 +156,44 @@ impl Session {
     pub fn cancel(&self, ids: &[JobId]) -> Result<Vec<Result<Status, Failure>>, Failure> {
         let results = self.told(self.client.cancel(ids), Effect::Writes)?;
         Ok(results.into_iter().map(|result| each(result, Effect::Writes)).collect())
+    }
+
+    /// Has jobs that failed tried again; a result for each, in order.
+    ///
+    /// # Errors
+    /// A [`Failure`] of the request as a whole.
+    pub fn retry(&self, ids: &[JobId]) -> Result<Vec<Result<(), Failure>>, Failure> {
+        let results = self.told(self.client.retry(ids), Effect::Writes)?;
+        Ok(results.into_iter().map(|result| each(result, Effect::Writes)).collect())
+    }
+
+    /// Forgets jobs that have ended; a result for each, in order.
+    ///
+    /// # Errors
+    /// A [`Failure`] of the request as a whole.
+    pub fn purge(&self, ids: &[JobId]) -> Result<Vec<Result<(), Failure>>, Failure> {
+        let results = self.told(self.client.purge(ids), Effect::Writes)?;
+        Ok(results.into_iter().map(|result| each(result, Effect::Writes)).collect())
+    }
+
+    /// Changes the rules of a queue and returns what it has.
+    ///
+    /// # Errors
+    /// A [`Failure`].
+    pub fn change_queue(
+        &self,
+        queue: &QueueName,
+        change: QueueChange,
+    ) -> Result<QueueChanged, Failure> {
+        self.told(self.client.change_queue(queue.clone(), change), Effect::Writes)
+    }
+
+    /// Asks for the queues that have jobs or rules, in order of name.
+    ///
+    /// # Errors
+    /// A [`Failure`].
+    pub fn queues(&self) -> Result<Vec<QueueView>, Failure> {
+        self.told(self.client.queues(), Effect::Reads)
     }
 
     /// Asks for the workers.

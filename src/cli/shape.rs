@@ -3,9 +3,12 @@
 use serde::{Serialize, Serializer};
 
 use crate::cli::exit::Failure;
-use crate::jobs::job::{JobView, Serves, Status};
+use crate::cli::show::{Event, timeline};
+use crate::jobs::job::{JobView, Serves};
+use crate::jobs::options::{Options, Tags};
+use crate::jobs::rules::Rate;
 use crate::types::JobId;
-use crate::wire::message::{ClusterStatus, LogLine, NodeStatus, Submitted, WorkerView};
+use crate::wire::message::{ClusterStatus, LogLine, NodeStatus, QueueView, Submitted, WorkerView};
 
 /// The largest integer that every JSON reader keeps exact (IEEE 754 has 53 bits).
 pub const EXACT_MAX: u64 = 1 << 53;
@@ -41,12 +44,30 @@ pub struct JobShape {
     created_ms: Number,
     started_ms: Option<Number>,
     finished_ms: Option<Number>,
+    priority: u8,
+    tags: Vec<String>,
+    retries: u32,
+    timeout_ms: Option<Number>,
+    ttl_ms: Option<Number>,
+    held_ms: Option<Number>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeline: Option<Vec<Event>>,
+}
+
+impl JobShape {
+    /// Makes it from a whole job, as `get` and `show` have it: with its timeline.
+    #[must_use]
+    pub fn whole(job: &JobView) -> Self {
+        Self { timeline: Some(timeline(job)), ..Self::from(job) }
+    }
 }
 
 impl From<&JobView> for JobShape {
     /// Output that is not UTF-8 is shown with replacement characters; `output_cut` is there only
-    /// when the start of the output was dropped.
+    /// when the start of the output was dropped. A job in a list has no attempts but the last one, and so
+    /// no timeline.
     fn from(job: &JobView) -> Self {
+        let options = job.options.as_deref().unwrap_or(Options::NONE);
         Self {
             id: job.id.to_string(),
             queue: job.queue.to_string(),
@@ -61,8 +82,19 @@ impl From<&JobView> for JobShape {
             created_ms: Number(job.created_ms.0),
             started_ms: job.started_ms.map(|at| Number(at.0)),
             finished_ms: job.finished_ms.map(|at| Number(at.0)),
+            priority: options.priority,
+            tags: names(&options.tags),
+            retries: options.retries,
+            timeout_ms: options.timeout_ms.map(Number),
+            ttl_ms: options.ttl_ms.map(Number),
+            held_ms: job.held_ms.map(|at| Number(at.0)),
+            timeline: None,
         }
     }
+}
+
+fn names(tags: &Tags) -> Vec<String> {
+    tags.as_slice().iter().map(ToString::to_string).collect()
 }
 
 /// A job that was taken: one object of `submit`.
@@ -115,7 +147,8 @@ impl BatchShape {
     }
 }
 
-/// A job that could not be waited for or cancelled: its object among those of `wait` and `cancel`.
+/// A job that could not be waited for or changed: its object among those of `wait`, `cancel`,
+/// `dead retry` and `dead purge`.
 #[derive(Clone, Debug, Serialize)]
 pub struct FailedShape<'a> {
     id: String,
@@ -131,18 +164,52 @@ impl<'a> FailedShape<'a> {
     }
 }
 
-/// What became of a cancellation: one object of `cancel`.
+/// What became of a job: one object of `cancel`, `dead retry` and `dead purge`.
 #[derive(Clone, Debug, Serialize)]
-pub struct CancelledShape {
+pub struct ChangedShape {
     id: String,
     status: &'static str,
 }
 
-impl CancelledShape {
-    /// Makes it from the job and the status it has now.
+impl ChangedShape {
+    /// Makes it from the job and the word for what it is now.
     #[must_use]
-    pub fn new(id: JobId, status: Status) -> Self {
-        Self { id: id.to_string(), status: status.as_str() }
+    pub fn new(id: JobId, status: &'static str) -> Self {
+        Self { id: id.to_string(), status }
+    }
+}
+
+/// A queue: one object of `queue list`.
+#[derive(Clone, Debug, Serialize)]
+pub struct QueueShape {
+    queue: String,
+    pending: Number,
+    held: Number,
+    running: Number,
+    completed: Number,
+    failed: Number,
+    cancelled: Number,
+    paused_ms: Option<Number>,
+    draining_ms: Option<Number>,
+    limit: Option<u32>,
+    rate: Option<Rate>,
+}
+
+impl From<&QueueView> for QueueShape {
+    fn from(queue: &QueueView) -> Self {
+        Self {
+            queue: queue.name.to_string(),
+            pending: Number(queue.pending),
+            held: Number(queue.held),
+            running: Number(queue.running),
+            completed: Number(queue.completed),
+            failed: Number(queue.failed),
+            cancelled: Number(queue.cancelled),
+            paused_ms: queue.paused_ms.map(|at| Number(at.0)),
+            draining_ms: queue.draining_ms.map(|at| Number(at.0)),
+            limit: queue.limit,
+            rate: queue.rate,
+        }
     }
 }
 
@@ -155,6 +222,7 @@ pub struct WorkerShape {
     running: u32,
     serves: &'static str,
     queues: Option<Vec<String>>,
+    tags: Vec<String>,
     incarnation: Number,
     registered_ms: Number,
 }
@@ -174,6 +242,7 @@ impl From<&WorkerView> for WorkerShape {
             running: worker.running,
             serves,
             queues,
+            tags: names(&worker.tags),
             incarnation: Number(worker.incarnation.0),
             registered_ms: Number(worker.registered_ms.0),
         }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use clap::Args;
 
+use crate::cli::asks::{AskArgs, Asks};
 use crate::cli::batch;
 use crate::cli::deadline::Deadline;
 use crate::cli::exit::{Exit, Failure, Outcome, narrate};
@@ -15,7 +16,8 @@ use crate::cli::jobs;
 use crate::cli::out::{Out, stdout_may_be_closed};
 use crate::cli::session::Session;
 use crate::cli::shape::{JobShape, SubmittedShape};
-use crate::cli::workers;
+use crate::cli::times;
+use crate::cli::workers::{self, Need};
 use crate::jobs::job::{BODY_BYTES_MAX, Body, JobView, NewJob, Status};
 use crate::types::{JobId, QueueName};
 use crate::wire::message::Submitted;
@@ -29,9 +31,13 @@ Examples:
   raftq submit -- echo hello                       prints the job's id
   raftq submit --wait -- sh -c 'date; hostname'    prints what the command prints
   raftq submit --queue mail --payload @letter.txt  bytes for a worker of your own
+  raftq submit --in 10m --retries 3 -- ./fetch     in ten minutes; up to four attempts
+  raftq submit --at 03:00 --ttl 1h -- ./backup     at three at night, or not at all by four
+  raftq submit --tag gpu --priority 9 -- ./train   on a node started with --tag gpu, before others
   raftq submit --batch jobs.jsonl                  a job a line, an id a line:
       {\"command\":[\"sh\",\"-c\",\"sleep 1; date\"]}
-      {\"queue\":\"mail\",\"payload\":\"some text\"}
+      {\"queue\":\"mail\",\"payload\":\"some text\",\"in\":\"10m\",\"retries\":3}
+      {\"command\":[\"./train\"],\"tag\":[\"gpu\",\"zone=a\"],\"job-timeout\":\"2h\"}
 
 The id is printed once the job is on the disks of a majority of the nodes, never before. Exit code
 6 means that nobody knows whether it was taken: the message has the command that asks again, which
@@ -39,7 +45,8 @@ is safe, because the same id is never taken twice. Should the id not reach stdou
 closed pipe), the exit code is 1 and the message names the job: it was taken all the same. A stdout
 closed from the start looks like /dev/null: then stderr names the job, and the exit code is 0.
 
-A batch prints a line for each job, in order: its id, or an empty line for one that was refused
+Lines of a batch take every option by its long name; what the command line says holds for lines that
+do not. A batch prints a line for each job, in order: its id, or an empty line for one that was refused
 (stderr says which line of the batch that was, and why). Jobs that are waited for, all with --wait
 or those with \"wait\":true, print their output instead, after the ids and in order; stderr names each
 that did not complete. With --json each object of a job not waited for has its \"line\".
@@ -82,6 +89,10 @@ pub struct SubmitArgs {
     /// submitted. A batch without a job is no mistake.
     #[arg(long, value_name = "FILE|-")]
     pub batch: Option<PathBuf>,
+
+    /// When, before whom, where, for how long and how often.
+    #[command(flatten)]
+    pub asks: AskArgs,
 }
 
 /// Runs `submit`.
@@ -93,15 +104,13 @@ pub fn run(args: &SubmitArgs, session: &Session, out: &mut Out) -> Outcome {
         return batch::run(source, args, session, out);
     }
     let deadline = Deadline::after(session.limit());
-    let job = NewJob {
-        id: args.id.unwrap_or_else(Session::new_id),
-        queue: args.queue.clone(),
-        body: body(args)?,
-    };
+    let id = args.id.unwrap_or_else(Session::new_id);
+    let options = Asks::from(&args.asks).options().map_err(Failure::usage)?;
+    let job = NewJob { id, queue: args.queue.clone(), body: body(args)?, options };
     if let Some(fault) = fault(&job.body) {
         return Err(Failure::usage(fault));
     }
-    let id = job.id;
+    let needs: BTreeSet<Need> = Need::of(&job).into_iter().collect();
     let submitted = session.submit(job).map_err(|failure| explain(failure, id, args, session))?;
     if !args.wait {
         print_id(&submitted, session, out)?;
@@ -110,9 +119,11 @@ pub fn run(args: &SubmitArgs, session: &Session, out: &mut Out) -> Outcome {
             "raftq: job {id} is taken; waiting for its end (ctrl-c leaves it running)"
         ));
     }
-    if args.payload.is_some() {
-        workers::warn_unserved(&BTreeSet::from([args.queue.clone()]), deadline, session);
+    // A time of day leaves open which day was meant, and whose clock.
+    if let Some(at) = args.asks.at.filter(|_| io::stderr().is_terminal()) {
+        narrate(&format!("raftq: job {id} waits until {}", times::written(at)));
     }
+    workers::warn_unserved(&needs, deadline, session);
     if !args.wait {
         return Ok(Exit::Ok);
     }
@@ -270,6 +281,7 @@ fn explain(failure: Failure, id: JobId, args: &SubmitArgs, session: &Session) ->
     if args.queue != QueueName::default() {
         again.push_str(&format!(" --queue {}", args.queue));
     }
+    again.push_str(&Asks::from(&args.asks).flags());
     if args.wait {
         again.push_str(" --wait");
     }

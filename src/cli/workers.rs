@@ -8,8 +8,9 @@ use crate::cli::exit::{Exit, Outcome, narrate};
 use crate::cli::out::{Column, Out, Table, moment};
 use crate::cli::session::Session;
 use crate::cli::shape::WorkerShape;
-use crate::jobs::job::Serves;
-use crate::types::QueueName;
+use crate::jobs::job::{Body, NewJob, Serves};
+use crate::jobs::options::Tags;
+use crate::types::{QueueName, Tag};
 use crate::wire::message::WorkerView;
 
 /// How long a look for workers may take that only serves a remark; after it the remark is not made.
@@ -34,6 +35,7 @@ pub fn run(session: &Session, out: &mut Out) -> Outcome {
         Column::Right("RUNNING"),
         Column::Right("SLOTS"),
         Column::Left("SERVES"),
+        Column::Left("TAGS"),
         Column::Left("REGISTERED"),
     ]);
     for worker in &workers {
@@ -50,6 +52,7 @@ pub fn run(session: &Session, out: &mut Out) -> Outcome {
             worker.running.to_string(),
             worker.slots.to_string(),
             serves,
+            in_a_row(&worker.tags),
             moment(worker.registered_ms),
         ]);
     }
@@ -57,25 +60,76 @@ pub fn run(session: &Session, out: &mut Out) -> Outcome {
     out.flush().map(|()| Exit::Ok)
 }
 
-/// Says on stderr which of these queues has no worker that serves its payloads: what was submitted
-/// there waits until one comes, which may be just what was meant.
-pub fn warn_unserved(queues: &BTreeSet<QueueName>, deadline: Deadline, session: &Session) {
-    if queues.is_empty() {
-        return;
+/// What a worker must be or have for a job to be begun, where not every worker is or has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Need {
+    /// It serves payloads of this queue; `None`: it runs commands.
+    payloads_of: Option<QueueName>,
+    /// It has these.
+    tags: Tags,
+}
+
+impl Need {
+    /// Returns what a job needs; `None` for a command that any node runs.
+    #[must_use]
+    pub fn of(job: &NewJob) -> Option<Self> {
+        let payloads_of = match &job.body {
+            Body::Payload(_) => Some(job.queue.clone()),
+            Body::Command(_) => None,
+        };
+        let tags = job.options.as_ref().map(|options| options.tags.clone()).unwrap_or_default();
+        (payloads_of.is_some() || !tags.is_empty()).then_some(Self { payloads_of, tags })
     }
-    let Some(workers) = session.workers_within(deadline.left_at_most(LOOK_TIME)) else { return };
-    for queue in queues.iter().filter(|queue| !is_served(queue, &workers)) {
-        narrate(&format!(
-            "raftq: no worker serves payloads of queue '{queue}' now; they wait until one does. Nodes \
-             run commands only (raftq submit -- CMD): start a worker of your own for this queue, or \
-             name another with --queue"
-        ));
+
+    fn serves(&self, worker: &WorkerView) -> bool {
+        match (&self.payloads_of, &worker.serves) {
+            (None, Serves::Commands) => true,
+            (Some(queue), Serves::Payloads(queues)) => queues.contains(queue),
+            (Some(_), Serves::Commands) | (None, Serves::Payloads(_)) => false,
+        }
+    }
+
+    /// Says what is missing among these workers.
+    fn unmet(&self, workers: &[WorkerView]) -> Option<String> {
+        let serving: Vec<&WorkerView> =
+            workers.iter().filter(|worker| worker.state == LIVE && self.serves(worker)).collect();
+        match &self.payloads_of {
+            Some(queue) if serving.is_empty() => Some(format!(
+                "no worker serves payloads of queue '{queue}' now; they wait until one does. Nodes \
+                 run commands only (raftq submit -- CMD): start a worker of your own for this queue, or \
+                 name another with --queue"
+            )),
+            // Where no node runs commands at all, tags are not what is missing.
+            None if serving.is_empty() => None,
+            Some(_) | None if serving.iter().any(|it| self.tags.are_among(&it.tags)) => None,
+            Some(_) | None => {
+                let noun =
+                    if self.tags.as_slice().len() == 1 { "the tag" } else { "all of the tags" };
+                Some(format!(
+                    "no worker for it has {noun} {} now; it waits until one does: raftq workers shows who \
+                     has which, and raftq node --tag gives a node its own",
+                    in_a_row(&self.tags)
+                ))
+            }
+        }
     }
 }
 
-fn is_served(queue: &QueueName, workers: &[WorkerView]) -> bool {
-    workers.iter().filter(|worker| worker.state == LIVE).any(|worker| match &worker.serves {
-        Serves::Commands => false,
-        Serves::Payloads(queues) => queues.contains(queue),
-    })
+/// Writes tags as one word, `gpu,zone=a`; nothing for none.
+#[must_use]
+pub fn in_a_row(tags: &Tags) -> String {
+    let names: Vec<&str> = tags.as_slice().iter().map(Tag::as_str).collect();
+    names.join(",")
+}
+
+/// Says on stderr which of these needs no worker meets: what was submitted with it waits until one comes,
+/// which may be just what was meant.
+pub fn warn_unserved(needs: &BTreeSet<Need>, deadline: Deadline, session: &Session) {
+    if needs.is_empty() {
+        return;
+    }
+    let Some(workers) = session.workers_within(deadline.left_at_most(LOOK_TIME)) else { return };
+    for unmet in needs.iter().filter_map(|need| need.unmet(&workers)) {
+        narrate(&format!("raftq: {unmet}"));
+    }
 }

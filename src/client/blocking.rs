@@ -11,9 +11,11 @@ use crate::client::error::Error;
 use crate::client::job::Job;
 use crate::client::worker::Worker;
 use crate::jobs::job::{JobView, Status};
-use crate::types::{Index, JobId, NodeId};
+use crate::jobs::rules::QueueChange;
+use crate::types::{Index, JobId, NodeId, QueueName};
 use crate::wire::message::{
-    ClusterStatus, Filter, LogLine, Refusal, Reply, Request, Submitted, WorkerView,
+    ClusterStatus, Filter, LogLine, QueueChanged, QueueView, Refusal, Reply, Request, Submitted,
+    WorkerView,
 };
 
 /// A [`client::Client`] whose methods block. Clones share everything; threads may share one.
@@ -134,6 +136,42 @@ impl Client {
     /// As there.
     pub fn cancel(&self, ids: &[JobId]) -> Result<Vec<Result<Status, Refusal>>, Error> {
         task::block_on(self.inner.cancel(ids))
+    }
+
+    /// See [`client::Client::retry`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn retry(&self, ids: &[JobId]) -> Result<Vec<Result<(), Refusal>>, Error> {
+        task::block_on(self.inner.retry(ids))
+    }
+
+    /// See [`client::Client::purge`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn purge(&self, ids: &[JobId]) -> Result<Vec<Result<(), Refusal>>, Error> {
+        task::block_on(self.inner.purge(ids))
+    }
+
+    /// See [`client::Client::change_queue`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn change_queue(
+        &self,
+        queue: QueueName,
+        change: QueueChange,
+    ) -> Result<QueueChanged, Error> {
+        task::block_on(self.inner.change_queue(queue, change))
+    }
+
+    /// See [`client::Client::queues`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn queues(&self) -> Result<Vec<QueueView>, Error> {
+        task::block_on(self.inner.queues())
     }
 
     /// See [`client::Client::workers`].

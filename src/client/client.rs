@@ -15,10 +15,11 @@ use crate::client::job::Job;
 use crate::client::moment::Moment;
 use crate::client::pool::Pool;
 use crate::jobs::job::{JobView, Status};
-use crate::types::{Index, JobId, NodeId};
+use crate::jobs::rules::QueueChange;
+use crate::types::{Index, JobId, NodeId, QueueName};
 use crate::wire::message::{
-    ClusterStatus, Filter, LogLine, Refusal, Reply, Request, Submitted, WAIT_JOBS_MAX, WAIT_MS_MAX,
-    WorkerView,
+    ClusterStatus, Filter, LogLine, QueueChanged, QueueFilter, QueueView, Refusal, Reply, Request,
+    Submitted, WAIT_JOBS_MAX, WAIT_MS_MAX, WorkerView,
 };
 
 /// How long making a connection may take, handshake and all, unless told otherwise.
@@ -271,6 +272,74 @@ impl Client {
             results.extend(cancelled);
         }
         Ok(results)
+    }
+
+    /// Has jobs that failed or were cancelled tried again, as if they were new; a result for each, in order.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] names the jobs of the request that may have been taken up.
+    pub async fn retry(&self, ids: &[JobId]) -> Result<Vec<Result<(), Refusal>>, Error> {
+        let mut results = Vec::with_capacity(ids.len());
+        for chunk in ids.chunks(WAIT_JOBS_MAX) {
+            let request = Request::RetryJobs { ids: chunk.to_vec() };
+            let Reply::Retried(retried) = self.ask(request).await? else {
+                return Err(misplaced());
+            };
+            results.extend(retried);
+        }
+        Ok(results)
+    }
+
+    /// Forgets jobs that have ended; a result for each, in order.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] names the jobs of the request that may be forgotten.
+    pub async fn purge(&self, ids: &[JobId]) -> Result<Vec<Result<(), Refusal>>, Error> {
+        let mut results = Vec::with_capacity(ids.len());
+        for chunk in ids.chunks(WAIT_JOBS_MAX) {
+            let request = Request::PurgeJobs { ids: chunk.to_vec() };
+            let Reply::Purged(purged) = self.ask(request).await? else {
+                return Err(misplaced());
+            };
+            results.extend(purged);
+        }
+        Ok(results)
+    }
+
+    /// Changes the rules of a queue, and returns what it has.
+    ///
+    /// # Errors
+    /// Any [`Error`]. The same change made twice is the same as made once.
+    pub async fn change_queue(
+        &self,
+        queue: QueueName,
+        change: QueueChange,
+    ) -> Result<QueueChanged, Error> {
+        let Reply::QueueChanged(changed) = self.ask(Request::ChangeQueue { queue, change }).await?
+        else {
+            return Err(misplaced());
+        };
+        Ok(changed)
+    }
+
+    /// Asks for every queue that has jobs or rules, in order of name.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub async fn queues(&self) -> Result<Vec<QueueView>, Error> {
+        let mut queues: Vec<QueueView> = Vec::new();
+        loop {
+            let after = queues.last().map(|queue| queue.name.clone());
+            let request = Request::ListQueues(QueueFilter { after, limit: 0 });
+            let Reply::Queues { queues: page, more } = self.ask(request).await? else {
+                return Err(misplaced());
+            };
+            let is_last = !more || page.is_empty();
+            queues.extend(page);
+            if is_last {
+                return Ok(queues);
+            }
+        }
     }
 
     /// Asks for every worker in the registry.

@@ -21,6 +21,12 @@ pub(crate) fn now() -> Moment {
     Moment(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// Counts whole milliseconds, at least one of what is not nothing.
+#[must_use]
+pub(crate) fn whole_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
 /// Reads the wall clock; 0 before 1970.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the client's clock room")]

@@ -15,6 +15,9 @@ pub(crate) fn needs_leader(request: &Request) -> bool {
         | Request::BatchUpdateJobStatus(_)
         | Request::ReleaseJobs(_)
         | Request::CancelJobs { .. }
+        | Request::RetryJobs { .. }
+        | Request::PurgeJobs { .. }
+        | Request::ChangeQueue { .. }
         | Request::TransferLeadership { .. } => true,
         Request::GetClusterStatus { local } => !local,
         Request::Ping
@@ -23,14 +26,16 @@ pub(crate) fn needs_leader(request: &Request) -> bool {
         | Request::ListJobs(_)
         | Request::WaitJobs { .. }
         | Request::ListWorkers
+        | Request::ListQueues(_)
         | Request::ListLog { .. } => false,
     }
 }
 
 /// Tells whether done twice it is the same as done once. Leadership that was handed to nobody in particular
-/// would move once more: the new leader would be asked.
+/// would move once more: the new leader would be asked. A job that was tried again and failed since would be
+/// tried once more.
 pub(crate) fn may_repeat(request: &Request) -> bool {
-    !matches!(request, Request::TransferLeadership { to: None })
+    !matches!(request, Request::TransferLeadership { to: None } | Request::RetryJobs { .. })
 }
 
 /// Returns how long the node itself waits before it answers, where it does.
@@ -50,6 +55,10 @@ pub(crate) fn wait_ms(request: &Request) -> Option<u64> {
         | Request::GetJob { .. }
         | Request::ListJobs(_)
         | Request::CancelJobs { .. }
+        | Request::RetryJobs { .. }
+        | Request::PurgeJobs { .. }
+        | Request::ChangeQueue { .. }
+        | Request::ListQueues(_)
         | Request::ListWorkers
         | Request::GetClusterStatus { .. }
         | Request::ListLog { .. }
@@ -68,6 +77,8 @@ pub(crate) fn expects(request: &Request, reply: &Reply) -> bool {
         | (Request::Reserve { .. }, Reply::Reserved(_))
         | (Request::ListJobs(_), Reply::Jobs { .. })
         | (Request::ListWorkers, Reply::Workers(_))
+        | (Request::ListQueues(_), Reply::Queues { .. })
+        | (Request::ChangeQueue { .. }, Reply::QueueChanged(_))
         | (Request::GetClusterStatus { .. }, Reply::ClusterStatus(_))
         | (Request::ListLog { .. }, Reply::Log(_))
         | (Request::TransferLeadership { .. }, Reply::Transferred { .. }) => true,
@@ -85,6 +96,8 @@ pub(crate) fn expects(request: &Request, reply: &Reply) -> bool {
         }
         (Request::WaitJobs { ids, .. }, Reply::Waited(results)) => ids.len() == results.len(),
         (Request::CancelJobs { ids }, Reply::Cancelled(results)) => ids.len() == results.len(),
+        (Request::RetryJobs { ids }, Reply::Retried(results))
+        | (Request::PurgeJobs { ids }, Reply::Purged(results)) => ids.len() == results.len(),
         (
             Request::Ping
             | Request::SubmitJob(_)
@@ -99,6 +112,10 @@ pub(crate) fn expects(request: &Request, reply: &Reply) -> bool {
             | Request::ListJobs(_)
             | Request::WaitJobs { .. }
             | Request::CancelJobs { .. }
+            | Request::RetryJobs { .. }
+            | Request::PurgeJobs { .. }
+            | Request::ChangeQueue { .. }
+            | Request::ListQueues(_)
             | Request::ListWorkers
             | Request::GetClusterStatus { .. }
             | Request::ListLog { .. }
@@ -114,7 +131,10 @@ pub(crate) fn ids(request: &Request) -> Vec<JobId> {
         Request::SubmitJob(job) => vec![job.id],
         Request::SubmitBatch(jobs) => jobs.iter().map(|job| job.id).collect(),
         Request::GetJob { id } => vec![*id],
-        Request::WaitJobs { ids, .. } | Request::CancelJobs { ids } => ids.clone(),
+        Request::WaitJobs { ids, .. }
+        | Request::CancelJobs { ids }
+        | Request::RetryJobs { ids }
+        | Request::PurgeJobs { ids } => ids.clone(),
         Request::UpdateJobStatus(update) => vec![update.job],
         Request::BatchUpdateJobStatus(updates) => updates.iter().map(|update| update.job).collect(),
         Request::ReleaseJobs(release) => release.jobs.iter().map(|(id, _)| *id).collect(),
@@ -124,6 +144,8 @@ pub(crate) fn ids(request: &Request) -> Vec<JobId> {
         | Request::Reserve { .. }
         | Request::ListJobs(_)
         | Request::ListWorkers
+        | Request::ListQueues(_)
+        | Request::ChangeQueue { .. }
         | Request::GetClusterStatus { .. }
         | Request::ListLog { .. }
         | Request::TransferLeadership { .. } => Vec::new(),
@@ -139,6 +161,10 @@ pub(crate) fn describe(request: &Request) -> String {
         Request::GetJob { .. } => of_jobs("get"),
         Request::WaitJobs { .. } => of_jobs("wait for"),
         Request::CancelJobs { .. } => of_jobs("cancel"),
+        Request::RetryJobs { .. } => of_jobs("try again"),
+        Request::PurgeJobs { .. } => of_jobs("forget"),
+        Request::ChangeQueue { queue, .. } => format!("change the rules of queue {queue}"),
+        Request::ListQueues(_) => "list queues".into(),
         Request::UpdateJobStatus(_) | Request::BatchUpdateJobStatus(_) => {
             of_jobs("report the end of")
         }

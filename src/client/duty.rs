@@ -7,10 +7,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use bytes::Bytes;
+
+use crate::client::clock;
 use crate::client::error::Error;
 use crate::client::moment::Moment;
 use crate::jobs::command::{Registration, Release, StatusUpdate};
 use crate::jobs::job::{Assignment, Serves, Verdict};
+use crate::jobs::options::Tags;
+use crate::jobs::rules::in_words;
 use crate::types::{Fence, Incarnation, JobId, QueueName, WorkerId};
 use crate::wire::message::{BATCH_UPDATES_MAX, Code, RESERVE_JOBS_MAX, Refusal, Reply, Request};
 use crate::wire::request::{BATCH_BYTES_MAX, update_bytes_max};
@@ -131,6 +136,14 @@ impl Lane {
     }
 }
 
+/// The handler of an attempt.
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    job: JobId,
+    /// When it has taken as long as it may, and how long that is.
+    times_out: Option<(Moment, Duration)>,
+}
+
 /// The worker's state.
 ///
 /// - `running` and `starts` are empty unless it is registered.
@@ -139,6 +152,7 @@ impl Lane {
 pub(crate) struct Duty {
     worker: WorkerId,
     queues: Vec<QueueName>,
+    tags: Tags,
     slots: u32,
     timing: Timing,
     grace: Duration,
@@ -163,7 +177,7 @@ pub(crate) struct Duty {
     reports_first: Moment,
     after: Fence,
     starts: Vec<Assignment>,
-    running: BTreeMap<Fence, JobId>,
+    running: BTreeMap<Fence, Running>,
     /// Ends to report; bounded by the slots, for a slot is free only when its report has been answered.
     outbox: VecDeque<StatusUpdate>,
     /// Those in the report in flight.
@@ -192,6 +206,7 @@ impl Duty {
         Self {
             worker,
             queues,
+            tags: Tags::default(),
             slots,
             timing,
             grace,
@@ -223,6 +238,12 @@ impl Duty {
         }
     }
 
+    /// Sets what the worker has, for jobs that ask for it.
+    pub(crate) fn with_tags(mut self, tags: Tags) -> Self {
+        self.tags = tags;
+        self
+    }
+
     /// Decides what to do now.
     pub(crate) fn step(&mut self, now: Moment) -> Vec<Order> {
         // First of all: a worker that was frozen must not begin or count anything before it looks.
@@ -234,8 +255,11 @@ impl Duty {
             );
             self.give_up(now, now, None);
         }
+        self.time_out(now);
         for assignment in std::mem::take(&mut self.starts) {
-            self.running.insert(assignment.fence, assignment.id);
+            let timeout = assignment.timeout_ms.map(Duration::from_millis);
+            let times_out = timeout.map(|timeout| (now.after(timeout), timeout));
+            self.running.insert(assignment.fence, Running { job: assignment.id, times_out });
             self.orders.push(Order::Start(assignment));
         }
         self.report(now);
@@ -266,7 +290,8 @@ impl Duty {
             None => self.registering.wake_at(),
         };
         let leave_end = self.stop_at.map(|stop_at| stop_at.after(LEAVE_TIME));
-        let all = [lease_end, beat, report, lane, leave_end];
+        let timeout = self.running.values().filter_map(|it| it.times_out).map(|(at, _)| at).min();
+        let all = [lease_end, beat, report, lane, leave_end, timeout];
         all.into_iter().flatten().min().unwrap_or(Moment(u64::MAX))
     }
 
@@ -286,10 +311,30 @@ impl Duty {
         Some(StopReport { reason, finished: self.finished, abandoned: self.abandoned })
     }
 
+    /// Ends the handlers that have taken as long as their jobs allow.
+    fn time_out(&mut self, now: Moment) {
+        let is_due = |it: &Running| it.times_out.is_some_and(|(at, _)| at <= now);
+        let due = self.running.iter().filter(|(_, running)| is_due(running));
+        let due: Vec<(Fence, Running)> = due.map(|(fence, running)| (*fence, *running)).collect();
+        for (fence, running) in due {
+            let (_, timeout) = running.times_out.unwrap_or((now, Duration::ZERO));
+            self.orders.push(Order::Abandon(fence));
+            let error = format!("timed out after {}", in_words(clock::whole_ms(timeout)));
+            let verdict = Verdict {
+                completed: false,
+                exit_code: None,
+                output: Bytes::new(),
+                output_cut: false,
+                error: Some(error),
+            };
+            self.ended(fence, verdict, now);
+        }
+    }
+
     /// Hears that a handler ended.
     pub(crate) fn ended(&mut self, fence: Fence, verdict: Verdict, now: Moment) {
         // One that was abandoned is another worker's by now.
-        if let Some(job) = self.running.remove(&fence) {
+        if let Some(Running { job, .. }) = self.running.remove(&fence) {
             self.outbox.push_back(StatusUpdate { job, fence, verdict });
             if self.reporting.failures == 0 {
                 self.reporting.due = self.reporting.due.min(now);
@@ -363,6 +408,7 @@ impl Duty {
             incarnation: self.incarnation,
             slots: self.slots,
             serves: Serves::Payloads(self.queues.clone()),
+            tags: self.tags.clone(),
             gave_up: self.gave_up,
         });
         // An answer that comes when the lease would be over is of no use.
@@ -454,7 +500,7 @@ impl Duty {
     }
 
     fn abandon_all(&mut self) {
-        for (fence, job) in std::mem::take(&mut self.running) {
+        for (fence, Running { job, .. }) in std::mem::take(&mut self.running) {
             self.abandoned += 1;
             self.released.push((job, fence));
             self.orders.push(Order::Abandon(fence));

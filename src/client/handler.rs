@@ -167,7 +167,14 @@ mod tests {
 
     fn assignment(body: Body) -> Assignment {
         let queue = QueueName::new("mail").unwrap();
-        Assignment { id: JobId([1; 16]), queue, attempt: 1, fence: Fence(7), body }
+        Assignment {
+            id: JobId([1; 16]),
+            queue,
+            attempt: 1,
+            fence: Fence(7),
+            timeout_ms: None,
+            body,
+        }
     }
 
     fn handle(handler: Handler, body: Body) -> Verdict {

@@ -1,11 +1,15 @@
 //! A job as a caller describes it, before it has an id.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::client::clock;
 use crate::client::error::Error;
 use crate::jobs::job::{Body, NewJob};
-use crate::types::{JobId, QueueName};
+use crate::jobs::options::{Options, Tags};
+use crate::types::{JobId, Millis, QueueName, Tag};
 
 /// A job to submit.
 ///
@@ -16,6 +20,7 @@ pub struct Job {
     id: Option<JobId>,
     queue: Option<String>,
     body: Body,
+    options: Options,
 }
 
 impl Job {
@@ -23,13 +28,14 @@ impl Job {
     #[must_use]
     pub fn command<W: Into<String>>(words: impl IntoIterator<Item = W>) -> Self {
         let words = words.into_iter().map(Into::into).collect();
-        Self { id: None, queue: None, body: Body::Command(words) }
+        Self { id: None, queue: None, body: Body::Command(words), options: Options::default() }
     }
 
     /// Describes bytes for a worker of one's own that serves the queue.
     #[must_use]
     pub fn payload(queue: impl Into<String>, payload: impl Into<Bytes>) -> Self {
-        Self { id: None, queue: Some(queue.into()), body: Body::Payload(payload.into()) }
+        let (queue, body) = (Some(queue.into()), Body::Payload(payload.into()));
+        Self { id: None, queue, body, options: Options::default() }
     }
 
     /// Sets the id, which must never be used for another job.
@@ -46,10 +52,76 @@ impl Job {
         self
     }
 
+    /// Sets everything that it asks for at once; see [`Options`].
+    #[must_use]
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Sets its priority, 0 to 9; 5 otherwise. Of two jobs that wait, the higher one is given out first.
+    #[must_use]
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.options.priority = priority;
+        self
+    }
+
+    /// Has it wait so long before it is given out.
+    #[must_use]
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.options.delay_ms = Some(clock::whole_ms(delay));
+        self
+    }
+
+    /// Has it wait until this time.
+    #[must_use]
+    pub fn at(mut self, at: Millis) -> Self {
+        self.options.at_ms = Some(at);
+        self
+    }
+
+    /// Has it fail if it was not begun so long after the submit.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.options.ttl_ms = Some(clock::whole_ms(ttl));
+        self
+    }
+
+    /// Bounds the time that one attempt takes: it is taken away then, and has failed.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.options.timeout_ms = Some(clock::whole_ms(timeout));
+        self
+    }
+
+    /// Has it tried again when an attempt failed, so often at most.
+    #[must_use]
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.options.retries = retries;
+        self
+    }
+
+    /// Sets the pause after the first failed attempt, which doubles with each further one, and the longest.
+    #[must_use]
+    pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
+        self.options.backoff_ms = clock::whole_ms(first);
+        self.options.backoff_max_ms = clock::whole_ms(longest);
+        self
+    }
+
+    /// Has it run by a worker that has this tag, beside those named before.
+    #[must_use]
+    pub fn tag(mut self, tag: Tag) -> Self {
+        let tags = self.options.tags.as_slice().iter().cloned();
+        self.options.tags = Tags::new(tags.chain([tag]));
+        self
+    }
+
     /// Makes it what is sent.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the queue's name is none, or the body is none: an empty command, or too large.
+    /// [`Error::Invalid`] if the queue's name is none, the body is none (an empty command, or too large), or it
+    /// asks for something out of bounds.
     pub fn into_new(self) -> Result<NewJob, Error> {
         let queue = match &self.queue {
             Some(text) => QueueName::new(text).map_err(|error| {
@@ -57,16 +129,17 @@ impl Job {
             })?,
             None => QueueName::default(),
         };
-        if let Some(fault) = self.body.fault() {
-            return Err(Error::Invalid(fault));
-        }
-        Ok(NewJob { id: self.id.unwrap_or_else(new_id), queue, body: self.body })
+        let options = Options::shared(self.options);
+        let job = NewJob { id: self.id.unwrap_or_else(new_id), queue, body: self.body, options };
+        job.fault().map_or(Ok(job), |fault| Err(Error::Invalid(fault)))
     }
 }
 
 impl From<NewJob> for Job {
     fn from(job: NewJob) -> Self {
-        Self { id: Some(job.id), queue: Some(job.queue.as_str().into()), body: job.body }
+        let options = job.options.map_or_else(Options::default, Arc::unwrap_or_clone);
+        let queue = Some(job.queue.as_str().into());
+        Self { id: Some(job.id), queue, body: job.body, options }
     }
 }
 

@@ -21,7 +21,8 @@ use crate::client::error::Error;
 use crate::client::handler::{Context, Handlers, of_async, of_blocking, run, verdict};
 use crate::client::moment::Moment;
 use crate::jobs::job::{Assignment, Verdict, WORKER_QUEUES_MAX, WORKER_SLOTS_MAX};
-use crate::types::{Fence, Incarnation, QueueName, WorkerId};
+use crate::jobs::options::Tags;
+use crate::types::{Fence, Incarnation, QueueName, Tag, WorkerId};
 use crate::wire::message::Reply;
 
 /// How many jobs a worker runs at once, unless told otherwise.
@@ -45,6 +46,7 @@ pub struct Worker {
     client: Client,
     name: Option<String>,
     handlers: Handlers,
+    tags: Vec<Tag>,
     slots: u32,
     grace: Duration,
     timing: Timing,
@@ -70,6 +72,7 @@ impl Worker {
             client: client.sibling(),
             name: None,
             handlers: Handlers::new(),
+            tags: Vec::new(),
             slots: SLOTS,
             grace: GRACE,
             timing: Timing::default(),
@@ -130,6 +133,17 @@ impl Worker {
         self
     }
 
+    /// Says that it has something, such as `gpu` or `zone=a`, beside what was said before: jobs that ask for
+    /// it come here. At most [`TAGS_MAX`](crate::jobs::options::TAGS_MAX).
+    #[must_use]
+    pub fn tag(mut self, tag: impl AsRef<str>) -> Self {
+        match Tag::new(tag.as_ref()) {
+            Ok(tag) => self.tags.push(tag),
+            Err(error) => self.wrong(format!("the tag {:?} is none: {error}", tag.as_ref())),
+        }
+        self
+    }
+
     /// Sets how long handlers may go on once it is asked to stop ([`GRACE`]).
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
@@ -159,7 +173,7 @@ impl Worker {
             _ if !(1..=WORKER_SLOTS_MAX).contains(&self.slots) => {
                 Some(format!("{} slots; 1 to {WORKER_SLOTS_MAX}", self.slots))
             }
-            _ => None,
+            _ => Tags::new(self.tags.iter().cloned()).fault(),
         };
         if let Some(fault) = fault {
             return Err(Error::Invalid(fault));
@@ -182,7 +196,8 @@ impl Worker {
         let queues = self.handlers.keys().cloned().collect();
         let (seed, random) = (fastrand::u64(..), fastrand::u64(..));
         let first = Incarnation::first(clock::wall(), random);
-        let duty = Duty::new(worker, first, queues, self.slots, self.timing, self.grace, seed);
+        let duty = Duty::new(worker, first, queues, self.slots, self.timing, self.grace, seed)
+            .with_tags(Tags::new(self.tags));
         let (ended, endings) = mpsc::unbounded();
         let client = self.client.clone();
         let shift = Shift { client, handlers: self.handlers, running: BTreeMap::new(), ended };

@@ -6,20 +6,23 @@ use std::sync::Arc;
 use crate::jobs::command::{
     CancelOutcome, Event, Pair, StatusUpdate, SubmitOutcome, UpdateOutcome,
 };
-use crate::jobs::job::{NewJob, Status};
+use crate::jobs::extra::Extra;
+use crate::jobs::job::{NewJob, Status, TIMEOUT_SLACK_MS};
 use crate::jobs::machine::Machine;
+use crate::jobs::options::Options;
 use crate::jobs::resident::{self, End, Job, Run};
 use crate::planted::{self, Bug, is_planted};
-use crate::types::{ASSIGNMENTS_PER_ENTRY_MAX, Fence, JobId};
+use crate::types::{ASSIGNMENTS_PER_ENTRY_MAX, Fence, JobId, Millis, QueueName};
 
 impl Machine {
     /// Adds one job, unless its id is known or there is no room.
     pub(in crate::jobs) fn submit(&mut self, new: &NewJob) -> SubmitOutcome {
-        if let Some(fault) = new.body.fault() {
+        if let Some(fault) = new.fault() {
             return SubmitOutcome::Invalid(fault);
         }
         let (kind, body) = resident::pack(&new.body);
-        let content = resident::job_content(&new.queue, kind, &body);
+        let options = new.options.as_ref().filter(|options| ***options != *Options::NONE);
+        let content = resident::job_content(&new.queue, kind, &body, options.map(|it| &**it));
         match self.content(new.id) {
             Some(known) if known == content => {
                 if is_planted(Bug::SubmitTwice) && self.jobs.contains_key(&new.id) {
@@ -33,9 +36,13 @@ impl Machine {
             Some(_) => return SubmitOutcome::AlreadyExists,
             None => {}
         }
-        let weight = resident::weight(body.len());
-        if self.resident_bytes().saturating_add(weight) > self.limits.resident_bytes_max {
+        if self.resident_bytes().saturating_add(resident::weight(new))
+            > self.limits.resident_bytes_max
+        {
             return SubmitOutcome::Exhausted;
+        }
+        if self.is_draining(&new.queue) {
+            return SubmitOutcome::Draining;
         }
         let sequence = self.next_sequence;
         self.next_sequence += 1;
@@ -51,8 +58,21 @@ impl Machine {
             kind,
             run: None,
             ending: None,
+            extra: options.map(|options| Arc::new(self.extra_of(options))),
         });
         SubmitOutcome::Created
+    }
+
+    /// Works out the times that the options of a new job speak of.
+    fn extra_of(&self, options: &Arc<Options>) -> Extra {
+        let after = |ms: u64| Millis(self.now.0.saturating_add(ms));
+        let start = options.delay_ms.map(after).or(options.at_ms);
+        Extra {
+            held_ms: start.filter(|at| *at > self.now),
+            expires_ms: options.ttl_ms.map(after),
+            options: Some(Arc::clone(options)),
+            ..Extra::default()
+        }
     }
 
     /// Gives jobs to workers and returns how many pairs held. Everything is looked at again: the
@@ -73,13 +93,32 @@ impl Machine {
                 job: pair.job,
                 fence: run.fence,
             });
-            self.change(pair.job, |job| {
-                job.status = Status::Running;
-                job.run = Some(Arc::new(run));
-            });
+            if let Some(queue) = self.begin(pair.job, run) {
+                self.count_start(&queue);
+            }
             held += 1;
         }
         held
+    }
+
+    /// Has a job run; returns its queue.
+    fn begin(&mut self, id: JobId, run: Run) -> Option<QueueName> {
+        let now = self.now;
+        let mut queue = None;
+        self.change(id, |job| {
+            job.status = Status::Running;
+            job.run = Some(Arc::new(run));
+            if job.extra.is_some() {
+                let timeout = job.options().timeout_ms;
+                job.with_extra(|extra| {
+                    extra.expires_ms = None;
+                    let time = timeout.map(|timeout| timeout.saturating_add(TIMEOUT_SLACK_MS));
+                    extra.deadline_ms = time.map(|time| Millis(now.0.saturating_add(time)));
+                });
+            }
+            queue = Some(job.queue.clone());
+        });
+        queue
     }
 
     /// Makes the assignment of a pair, if it still fits.
@@ -87,9 +126,11 @@ impl Machine {
         let job = self.jobs.get(&pair.job)?;
         let worker = self.registry.get(&pair.worker)?;
         let fits = job.status == Status::Pending
+            && !job.is_held()
             && worker.incarnation == pair.incarnation
             && worker.is_free()
-            && worker.takes(&job.lane());
+            && worker.takes(&job.class())
+            && self.books.queues().get(&job.queue).is_none_or(|it| it.room(self.now) > 0);
         fits.then(|| Run {
             worker: worker.id.clone(),
             incarnation: worker.incarnation,
@@ -109,11 +150,14 @@ impl Machine {
         let is_open = job.status == Status::Running
             || is_planted(Bug::CompletedAfterCancel) && job.status == Status::Cancelled;
         if current && is_open {
-            self.end(update.job, End::reported(&update.verdict), events);
+            self.end_attempt(update.job, End::reported(&update.verdict), events);
             return UpdateOutcome::Applied;
         }
-        // A report is sent again until it is answered: the second one finds its own work done.
-        if current && job.ending.as_ref().is_some_and(|ending| ending.reported) {
+        // A report is sent again until it is answered: the second one finds its own work done. What was not the
+        // last attempt had failed.
+        if current && job.ending.as_ref().is_some_and(|ending| ending.reported)
+            || !update.verdict.completed && job.has_past_report(update.fence)
+        {
             return UpdateOutcome::Applied;
         }
         UpdateOutcome::StaleFence {

@@ -1,76 +1,49 @@
-//! The books over the jobs: who waits in which line, who ended when, how many there are, what they
-//! weigh and what they hash to.
+//! The books over the jobs: who waits in which line, who waits for a time, who ended when, how many there are,
+//! what they weigh and what they hash to.
 
 use imbl::OrdMap;
 
 use crate::jobs::digest::Sum;
 use crate::jobs::job::Status;
+use crate::jobs::lane::{Class, Lane};
 use crate::jobs::ordered::Ordered;
-use crate::jobs::resident::{Job, Kind, Lane};
-use crate::types::{JobId, QueueName};
+use crate::jobs::queue::{Queue, QueueCounts, RULES_BYTES, Rules};
+use crate::jobs::resident::Job;
+use crate::types::{JobId, Millis, QueueName};
 
-/// How many jobs of one queue there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QueueCounts {
-    /// Commands that wait.
-    pub pending_commands: u64,
-    /// Payloads that wait.
-    pub pending_payloads: u64,
-    /// Jobs that run.
-    pub running: u64,
-    /// Jobs that ended well and are still kept.
-    pub completed: u64,
-    /// Jobs that ended badly and are still kept.
-    pub failed: u64,
-    /// Jobs that were cancelled and are still kept.
-    pub cancelled: u64,
-}
-
-impl QueueCounts {
-    fn of(&mut self, job: &Job) -> &mut u64 {
-        match (job.status, job.kind) {
-            (Status::Pending, Kind::Command) => &mut self.pending_commands,
-            (Status::Pending, Kind::Payload) => &mut self.pending_payloads,
-            (Status::Running, _) => &mut self.running,
-            (Status::Completed, _) => &mut self.completed,
-            (Status::Failed, _) => &mut self.failed,
-            (Status::Cancelled, _) => &mut self.cancelled,
-        }
-    }
-
-    /// Returns how many jobs wait.
-    #[must_use]
-    pub fn pending(&self) -> u64 {
-        self.pending_commands + self.pending_payloads
-    }
-
-    /// Returns how many jobs are kept of those that ended.
-    #[must_use]
-    pub fn finished(&self) -> u64 {
-        self.completed + self.failed + self.cancelled
-    }
-
-    /// Returns how many jobs there are.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.pending() + self.running + self.finished()
-    }
+/// Whom a time concerns.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Timer {
+    /// A job: it has waited long enough, or too long, or has run too long.
+    Job(JobId),
+    /// A queue, whose rate lets it go on.
+    Queue(QueueName),
 }
 
 /// The books over the jobs. A job's every change is one [`Books::leave`] with the former state and
 /// one [`Books::enter`] with the new one; there is no other way to write here.
 ///
-/// - `pending` names exactly the pending jobs, by lane and by sequence; no lane in it is empty.
-/// - `ended` names exactly the jobs that ended, by the order of their endings.
-/// - `queues` has an entry for exactly the queues that some job is in.
+/// - `lines` names exactly the jobs that are pending and not held, by lane and by place; no line is empty.
+/// - `fronts` names the queue of the first job of each line whose queue is open, by class and by that
+///   job's place; no class in it is empty.
+/// - `timers` names exactly the jobs and queues that wait for a time.
+/// - `finished` names exactly the jobs that ended and did not fail, by the order of their endings, and
+///   `dead` those that failed.
+/// - `queues` has an entry for exactly the queues that some job is in or that have rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Books {
-    pending: OrdMap<Lane, Ordered<u64, JobId>>,
-    ended: Ordered<u64, JobId>,
-    queues: OrdMap<QueueName, QueueCounts>,
+    lines: OrdMap<Lane, Ordered<u64, JobId>>,
+    fronts: OrdMap<Class, Ordered<u64, QueueName>>,
+    timers: Ordered<(Millis, Timer), ()>,
+    finished: Ordered<u64, JobId>,
+    dead: Ordered<u64, JobId>,
+    queues: OrdMap<QueueName, Queue>,
+    /// Queues that have rules.
+    ruled: usize,
     totals: QueueCounts,
     job_bytes: u64,
     finished_bytes: u64,
+    dead_bytes: u64,
     sum: Sum,
 }
 
@@ -79,23 +52,34 @@ impl Books {
     pub fn enter(&mut self, job: &Job) {
         self.sum.add(job.record());
         self.job_bytes += job.weight();
-        *self.totals.of(job) += 1;
-        match self.queues.get_mut(&job.queue) {
-            Some(counts) => *counts.of(job) += 1,
-            None => *self.queues.entry(job.queue.clone()).or_default().of(job) += 1,
+        self.totals.add(job);
+        let closes = match self.queues.get_mut(&job.queue) {
+            Some(queue) => {
+                let was_open = queue.is_open();
+                queue.counts.add(job);
+                was_open && !queue.is_open()
+            }
+            None => {
+                self.queues.entry(job.queue.clone()).or_default().counts.add(job);
+                false
+            }
+        };
+        if closes {
+            self.close(&job.queue);
+        }
+        if let Some(at) = job.wakes_ms() {
+            self.timers.insert((at, Timer::Job(job.id)), ());
         }
         match (job.status, &job.ending) {
-            (Status::Pending, _) => {
-                let lane = job.lane();
-                match self.pending.get_mut(&lane) {
-                    Some(line) => line.insert(job.sequence, job.id),
-                    None => self.pending.entry(lane).or_default().insert(job.sequence, job.id),
-                };
+            (Status::Pending, _) if !job.is_held() => self.stand(job),
+            (Status::Pending | Status::Running, _) | (_, None) => {}
+            (Status::Failed, Some(ending)) => {
+                self.dead_bytes += job.weight();
+                self.dead.insert(ending.order, job.id);
             }
-            (Status::Running, _) | (_, None) => {}
-            (Status::Completed | Status::Failed | Status::Cancelled, Some(ending)) => {
+            (Status::Completed | Status::Cancelled, Some(ending)) => {
                 self.finished_bytes += job.weight();
-                self.ended.insert(ending.order, job.id);
+                self.finished.insert(ending.order, job.id);
             }
         }
     }
@@ -107,26 +91,125 @@ impl Books {
     pub fn leave(&mut self, job: &Job) {
         self.sum.take(job.record());
         self.job_bytes -= job.weight();
-        *self.totals.of(job) -= 1;
-        let counts = self.queues.get_mut(&job.queue).expect("a job's queue is counted");
-        *counts.of(job) -= 1;
-        if counts.total() == 0 {
+        self.totals.take(job);
+        match (job.status, &job.ending) {
+            (Status::Pending, _) if !job.is_held() => self.stand_down(job),
+            (Status::Pending | Status::Running, _) | (_, None) => {}
+            (Status::Failed, Some(ending)) => {
+                self.dead_bytes -= job.weight();
+                self.dead.remove(&ending.order).expect("a job that failed has its place");
+            }
+            (Status::Completed | Status::Cancelled, Some(ending)) => {
+                self.finished_bytes -= job.weight();
+                self.finished.remove(&ending.order).expect("a job that ended has its place");
+            }
+        }
+        if let Some(at) = job.wakes_ms() {
+            let timer = (at, Timer::Job(job.id));
+            self.timers.remove(&timer).expect("a job that waits for a time has its place");
+        }
+        let queue = self.queues.get_mut(&job.queue).expect("a job's queue is counted");
+        let was_open = queue.is_open();
+        queue.counts.take(job);
+        let opens = !was_open && queue.is_open();
+        if queue.is_gone() {
             self.queues.remove(&job.queue);
         }
-        match (job.status, &job.ending) {
-            (Status::Pending, _) => {
-                let lane = job.lane();
-                let line = self.pending.get_mut(&lane).expect("a pending job stands in its line");
-                line.remove(&job.sequence).expect("a pending job has its place");
-                if line.is_empty() {
-                    self.pending.remove(&lane);
-                }
+        if opens {
+            self.open(&job.queue);
+        }
+    }
+
+    /// Puts a job into its line.
+    fn stand(&mut self, job: &Job) {
+        let (lane, place) = (job.lane(), job.place());
+        let line = match self.lines.get_mut(&lane) {
+            Some(line) => line,
+            None => self.lines.entry(lane.clone()).or_default(),
+        };
+        let first = line.get_min().map(|(first, _)| *first);
+        line.insert(place, job.id);
+        if first.is_none_or(|first| place < first) && self.is_open(&lane.queue) {
+            if let Some(first) = first {
+                unfront(&mut self.fronts, &lane.class, first);
             }
-            (Status::Running, _) | (_, None) => {}
-            (Status::Completed | Status::Failed | Status::Cancelled, Some(ending)) => {
-                self.finished_bytes -= job.weight();
-                self.ended.remove(&ending.order).expect("a job that ended has its place");
+            front(&mut self.fronts, &lane, place);
+        }
+    }
+
+    /// Takes a job out of its line.
+    fn stand_down(&mut self, job: &Job) {
+        let (lane, place) = (job.lane(), job.place());
+        let line = self.lines.get_mut(&lane).expect("a pending job stands in its line");
+        let was_first = line.get_min().is_some_and(|(first, _)| *first == place);
+        line.remove(&place).expect("a pending job has its place");
+        let next = line.get_min().map(|(next, _)| *next);
+        if next.is_none() {
+            self.lines.remove(&lane);
+        }
+        if was_first && self.is_open(&lane.queue) {
+            unfront(&mut self.fronts, &lane.class, place);
+            if let Some(next) = next {
+                front(&mut self.fronts, &lane, next);
             }
+        }
+    }
+
+    fn is_open(&self, queue: &QueueName) -> bool {
+        self.queues.get(queue).is_none_or(Queue::is_open)
+    }
+
+    /// Goes through the lines of a queue: where each stands, and the place of its first job.
+    fn firsts(&self, queue: &QueueName) -> Vec<(Lane, u64)> {
+        let from = Lane::first_of(queue.clone());
+        let lines = self.lines.range(from..).take_while(|(lane, _)| lane.queue == *queue);
+        lines.filter_map(|(lane, line)| Some((lane.clone(), *line.get_min()?.0))).collect()
+    }
+
+    fn open(&mut self, queue: &QueueName) {
+        for (lane, first) in self.firsts(queue) {
+            front(&mut self.fronts, &lane, first);
+        }
+    }
+
+    fn close(&mut self, queue: &QueueName) {
+        for (lane, first) in self.firsts(queue) {
+            unfront(&mut self.fronts, &lane.class, first);
+        }
+    }
+
+    /// Changes the rules of a queue. Rules that decide nothing are dropped.
+    pub fn change_rules(&mut self, name: &QueueName, change: impl FnOnce(&mut Rules)) {
+        let queue = match self.queues.get_mut(name) {
+            Some(queue) => queue,
+            None => self.queues.entry(name.clone()).or_default(),
+        };
+        let was_open = queue.is_open();
+        if let Some(rules) = &queue.rules {
+            self.ruled -= 1;
+            self.sum.take(rules.record(name));
+            if let Some(at) = rules.wakes_ms() {
+                self.timers.remove(&(at, Timer::Queue(name.clone())));
+            }
+        }
+        let mut rules = queue.rules.take().unwrap_or_default();
+        change(&mut rules);
+        if !rules.is_empty() {
+            self.ruled += 1;
+            self.sum.add(rules.record(name));
+            if let Some(at) = rules.wakes_ms() {
+                self.timers.insert((at, Timer::Queue(name.clone())), ());
+            }
+            queue.rules = Some(rules);
+        }
+        let is_open = queue.is_open();
+        if queue.is_gone() {
+            self.queues.remove(name);
+        }
+        match (was_open, is_open) {
+            (false, true) => self.open(name),
+            (true, false) => self.close(name),
+            (true, true) | (false, false) => {}
         }
     }
 
@@ -139,19 +222,43 @@ impl Books {
     /// Returns the lines in which jobs wait; none of them is empty.
     #[must_use]
     pub fn lines(&self) -> &OrdMap<Lane, Ordered<u64, JobId>> {
-        &self.pending
+        &self.lines
     }
 
-    /// Returns the jobs that ended, in the order in which they did.
+    /// Returns, for each class, the lines whose queues are open, by the place of their first job.
     #[must_use]
-    pub fn ended(&self) -> &Ordered<u64, JobId> {
-        &self.ended
+    pub fn fronts(&self) -> &OrdMap<Class, Ordered<u64, QueueName>> {
+        &self.fronts
     }
 
-    /// Returns the queues that some job is in, with their counts.
+    /// Returns the times that jobs and queues wait for, the first one first.
     #[must_use]
-    pub fn queues(&self) -> &OrdMap<QueueName, QueueCounts> {
+    pub fn timers(&self) -> &Ordered<(Millis, Timer), ()> {
+        &self.timers
+    }
+
+    /// Returns the jobs that completed or were cancelled, in the order in which they ended.
+    #[must_use]
+    pub fn finished(&self) -> &Ordered<u64, JobId> {
+        &self.finished
+    }
+
+    /// Returns the jobs that failed, in the order in which they did.
+    #[must_use]
+    pub fn dead(&self) -> &Ordered<u64, JobId> {
+        &self.dead
+    }
+
+    /// Returns the queues that some job is in, or that have rules.
+    #[must_use]
+    pub fn queues(&self) -> &OrdMap<QueueName, Queue> {
         &self.queues
+    }
+
+    /// Returns how many queues have rules.
+    #[must_use]
+    pub fn ruled(&self) -> usize {
+        self.ruled
     }
 
     /// Returns the counts of all queues together.
@@ -160,21 +267,43 @@ impl Books {
         &self.totals
     }
 
-    /// Returns what all jobs weigh.
+    /// Returns what all jobs and rules weigh.
     #[must_use]
-    pub fn job_bytes(&self) -> u64 {
-        self.job_bytes
+    pub fn bytes(&self) -> u64 {
+        self.job_bytes + self.ruled as u64 * RULES_BYTES
     }
 
-    /// Returns what the jobs that ended weigh.
+    /// Returns what the jobs that completed or were cancelled weigh.
     #[must_use]
     pub fn finished_bytes(&self) -> u64 {
         self.finished_bytes
+    }
+
+    /// Returns what the jobs that failed weigh.
+    #[must_use]
+    pub fn dead_bytes(&self) -> u64 {
+        self.dead_bytes
     }
 
     /// Returns its share of the digest.
     #[must_use]
     pub fn sum(&self) -> u128 {
         self.sum.value()
+    }
+}
+
+fn front(fronts: &mut OrdMap<Class, Ordered<u64, QueueName>>, lane: &Lane, place: u64) {
+    let class = match fronts.get_mut(&lane.class) {
+        Some(class) => class,
+        None => fronts.entry(lane.class.clone()).or_default(),
+    };
+    class.insert(place, lane.queue.clone());
+}
+
+fn unfront(fronts: &mut OrdMap<Class, Ordered<u64, QueueName>>, class: &Class, place: u64) {
+    let lines = fronts.get_mut(class).expect("a line that is open has a front");
+    lines.remove(&place).expect("the first job of an open line is its front");
+    if lines.is_empty() {
+        fronts.remove(class);
     }
 }

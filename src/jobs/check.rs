@@ -35,7 +35,8 @@ impl Machine {
         assert_eq!(rebuilt.digest(), self.digest());
         for job in self.jobs.values() {
             assert!(job.sequence < self.next_sequence);
-            assert!(job.attempt >= 1);
+            assert!(job.attempt >= 1 && job.attempts_used() >= 1, "job {}", job.id);
+            assert!(job.extra.iter().all(|extra| !extra.is_empty()), "job {}", job.id);
             assert_eq!(job.ending.is_some(), job.status.is_final(), "job {}", job.id);
             assert!(job.ending.iter().all(|ending| ending.order < self.next_ending));
             assert!(self.forgotten.get(job.id).is_none(), "job {} is kept and forgotten", job.id);
@@ -61,12 +62,18 @@ impl Machine {
             forgotten: ForgottenIds::default(),
             ..self.clone()
         };
+        for (name, queue) in self.books.queues() {
+            if let Some(rules) = &queue.rules {
+                rebuilt.books.change_rules(name, |new| *new = **rules);
+            }
+        }
         for worker in self.registry.iter() {
             rebuilt.registry.put(Worker { running: OrdMap::new(), ..Worker::clone(worker) });
         }
         for job in self.jobs.values() {
             let mut job = resident::Job::clone(job);
-            job.content = resident::job_content(&job.queue, job.kind, &job.body);
+            let asked = job.asked().map(|options| &**options);
+            job.content = resident::job_content(&job.queue, job.kind, &job.body, asked);
             if let Some(ending) = job.ending.as_mut().map(Arc::make_mut) {
                 ending.content = resident::ending_content(&ending.output, ending.error.as_deref());
             }

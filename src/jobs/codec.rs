@@ -2,10 +2,11 @@
 //!
 //! The form is `[now, code, argument]`, MessagePack, every struct an array of its fields in order.
 //! The code names the command; it is part of the log's format, so numbers are never used again. In a
-//! submitted job `[id, queue, body]`, the body is an array of strings for a command and binary for a
-//! payload.
+//! submitted job `[id, queue, body]` or `[id, queue, body, options]`, the body is an array of strings for a
+//! command and binary for a payload, and the options are a map of what differs from the default.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, SeqAccess, Visitor};
@@ -13,6 +14,7 @@ use serde::ser::{Serialize, SerializeSeq, SerializeTuple, Serializer};
 
 use crate::jobs::command::{Command, Stamped};
 use crate::jobs::job::{Body, NewJob};
+use crate::jobs::options::Options;
 use crate::pack::PackError;
 use crate::pack::unpack::{List, ListOf, Structs, unpack, unpack_seed};
 use crate::types::{JobId, Millis, QueueName};
@@ -53,7 +55,11 @@ fn bodies_bytes(command: &Command) -> usize {
         | Command::CancelJob(_)
         | Command::ReleaseJob(_)
         | Command::WorkerLost(_)
-        | Command::SetLimits(_) => 0,
+        | Command::SetLimits(_)
+        | Command::Tick
+        | Command::ChangeQueue(..)
+        | Command::RetryJob(_)
+        | Command::PurgeJob(_) => 0,
     }
 }
 
@@ -127,6 +133,22 @@ impl Serialize for Form<'_> {
                 form.serialize_element(&9u8)?;
                 form.serialize_element(limits)?;
             }
+            Command::Tick => {
+                form.serialize_element(&10u8)?;
+                form.serialize_element(&())?;
+            }
+            Command::ChangeQueue(queue, change) => {
+                form.serialize_element(&11u8)?;
+                form.serialize_element(&(queue, change))?;
+            }
+            Command::RetryJob(ids) => {
+                form.serialize_element(&12u8)?;
+                form.serialize_element(ids)?;
+            }
+            Command::PurgeJob(ids) => {
+                form.serialize_element(&13u8)?;
+                form.serialize_element(ids)?;
+            }
         }
         form.end()
     }
@@ -138,7 +160,11 @@ impl Serialize for NewJobs<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut jobs = serializer.serialize_seq(Some(self.0.len()))?;
         for job in self.0 {
-            jobs.serialize_element(&(&job.id, job.queue.as_str(), BodyForm(&job.body)))?;
+            let (queue, body) = (job.queue.as_str(), BodyForm(&job.body));
+            match &job.options {
+                None => jobs.serialize_element(&(&job.id, queue, body))?,
+                Some(options) => jobs.serialize_element(&(&job.id, queue, body, &**options))?,
+            }
         }
         jobs.end()
     }
@@ -181,7 +207,7 @@ impl<'de> Visitor<'de> for StampedSeed<'_> {
         let now: Millis = next(&mut seq)?;
         let command = match next::<u8, A>(&mut seq)? {
             1 => {
-                let jobs = ListOf(NewJobSeed { bytes: self.bytes, former: None });
+                let jobs = ListOf(NewJobSeed::new(self.bytes));
                 Command::SubmitJob(seq.next_element_seed(jobs)?.ok_or_else(missing)?)
             }
             2 => Command::AssignJob(next::<List<_>, A>(&mut seq)?.0),
@@ -192,6 +218,13 @@ impl<'de> Visitor<'de> for StampedSeed<'_> {
             7 => Command::ReleaseJob(next(&mut seq)?),
             8 => Command::WorkerLost(next::<List<_>, A>(&mut seq)?.0),
             9 => Command::SetLimits(next(&mut seq)?),
+            10 => next::<(), A>(&mut seq).map(|()| Command::Tick)?,
+            11 => {
+                let (queue, change) = next(&mut seq)?;
+                Command::ChangeQueue(queue, change)
+            }
+            12 => Command::RetryJob(next(&mut seq)?),
+            13 => Command::PurgeJob(next(&mut seq)?),
             code => return Err(serde::de::Error::custom(format!("no command has code {code}"))),
         };
         Ok(Stamped { now, command })
@@ -206,27 +239,59 @@ fn missing<E: serde::de::Error>() -> E {
     E::custom("an element is missing")
 }
 
-/// Submitted jobs on their way in, one after the other.
+/// Submitted jobs on their way in, one after the other. Many in a row are of one queue and ask for the same:
+/// they share its name, and their options.
 struct NewJobSeed<'a> {
     /// What they are in.
     bytes: &'a Bytes,
-    /// The queue of the one before: many in a row are of one queue, and share its name.
-    former: Option<QueueName>,
+    /// The queue of the one before.
+    queue: Option<QueueName>,
+    /// The options of the last one that had any.
+    options: Option<Arc<Options>>,
+}
+
+impl<'a> NewJobSeed<'a> {
+    fn new(bytes: &'a Bytes) -> Self {
+        Self { bytes, queue: None, options: None }
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for &mut NewJobSeed<'_> {
     type Value = NewJob;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<NewJob, D::Error> {
-        let (id, queue, body) = <(JobId, &str, BodyIn<'de>)>::deserialize(deserializer)?;
-        let queue = QueueName::new_or_shared(queue, self.former.as_ref())
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut NewJobSeed<'_> {
+    type Value = NewJob;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a job: [id, queue, body] or [id, queue, body, options]")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<NewJob, A::Error> {
+        let id: JobId = next(&mut seq)?;
+        let queue = QueueName::new_or_shared(next(&mut seq)?, self.queue.as_ref())
             .map_err(serde::de::Error::custom)?;
-        self.former = Some(queue.clone());
-        let body = match body {
+        self.queue = Some(queue.clone());
+        let body = match next::<BodyIn<'de>, A>(&mut seq)? {
             BodyIn::Command(words) => Body::Command(words),
             BodyIn::Payload(payload) => Body::Payload(self.bytes.slice_ref(payload)),
         };
-        Ok(NewJob { id, queue, body })
+        let options = seq.next_element::<Options>()?.map(|options| self.shared(options));
+        Ok(NewJob { id, queue, body, options })
+    }
+}
+
+impl NewJobSeed<'_> {
+    /// Takes the former options, if these are the same.
+    fn shared(&mut self, options: Options) -> Arc<Options> {
+        match &self.options {
+            Some(former) if **former == options => Arc::clone(former),
+            Some(_) | None => Arc::clone(self.options.insert(Arc::new(options))),
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::jobs::job::{NewJob, Serves, Status, Verdict};
-use crate::types::{Fence, Incarnation, JobId, Millis, WorkerId};
+use crate::jobs::options::Tags;
+use crate::jobs::rules::QueueChange;
+use crate::types::{Fence, Incarnation, JobId, Millis, QueueName, WorkerId};
 
 /// One entry's command with the leader's stamp of the time; the only clock the machine has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +39,14 @@ pub enum Command {
     WorkerLost(Vec<(WorkerId, Incarnation)>),
     /// Sets the limits that `apply` reads; the first leader's first command.
     SetLimits(Limits),
+    /// Does nothing but to move the log's clock: somebody waits for that time.
+    Tick,
+    /// Changes the rules of a queue.
+    ChangeQueue(QueueName, QueueChange),
+    /// Has jobs that failed or were cancelled tried again, as if they were new.
+    RetryJob(Vec<JobId>),
+    /// Forgets jobs that have ended.
+    PurgeJob(Vec<JobId>),
 }
 
 /// One assignment: this job to this start of this worker.
@@ -62,6 +72,8 @@ pub struct Registration {
     pub slots: u32,
     /// What it takes.
     pub serves: Serves,
+    /// What it has.
+    pub tags: Tags,
     /// The former start whose jobs this process has ended itself (for want of a leader): if it is the one
     /// that stands, what it held waits again without using up an attempt. Of any other start nothing is
     /// known: it died, and an attempt is used up.
@@ -95,12 +107,16 @@ pub struct Release {
 /// The limits every replica applies alike, so that memory is bounded and all nodes agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Finished jobs kept, at most.
+    /// Jobs kept that completed or were cancelled, at most.
     pub finished_count_max: u64,
     /// How long a finished job is kept, at most, in milliseconds.
     pub finished_age_ms_max: u64,
     /// Bytes of finished jobs kept, at most; wins over count and age.
     pub finished_bytes_max: u64,
+    /// How long a failed job is kept, at most, in milliseconds.
+    pub dead_age_ms_max: u64,
+    /// Bytes of failed jobs kept, at most.
+    pub dead_bytes_max: u64,
     /// Bytes of everything kept (jobs, ids of forgotten jobs, workers), above which a submit is
     /// refused with `RESOURCE_EXHAUSTED`.
     pub resident_bytes_max: u64,
@@ -118,6 +134,8 @@ impl Default for Limits {
             finished_count_max: 100_000,
             finished_age_ms_max: 7 * 24 * 3_600_000,
             finished_bytes_max: 256 << 20,
+            dead_age_ms_max: 180 * 24 * 3_600_000,
+            dead_bytes_max: 512 << 20,
             resident_bytes_max: 4 << 30,
             id_kept_ms: 60_000,
             attempts_max: 3,
@@ -146,6 +164,52 @@ pub enum Outcome {
     Lost(usize),
     /// Of [`Command::SetLimits`].
     LimitsSet,
+    /// Of [`Command::Tick`].
+    Ticked,
+    /// Of [`Command::ChangeQueue`].
+    QueueChanged(QueueOutcome),
+    /// Of [`Command::RetryJob`], a result for each job, in order.
+    Retried(Vec<RetryOutcome>),
+    /// Of [`Command::PurgeJob`], a result for each job, in order.
+    Purged(Vec<PurgeOutcome>),
+}
+
+/// What became of a change of a queue's rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QueueOutcome {
+    /// It stands; so many jobs of the queue wait and run.
+    Changed {
+        /// Jobs that wait.
+        pending: u64,
+        /// Jobs that run.
+        running: u64,
+    },
+    /// Too many queues have rules.
+    Exhausted,
+    /// It is out of bounds, for this reason.
+    Invalid(String),
+}
+
+/// What became of a job to be tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryOutcome {
+    /// It waits again.
+    Retried,
+    /// It is in this status: only what failed or was cancelled can be tried again.
+    Refused(Status),
+    /// No such job (any more).
+    NotFound,
+}
+
+/// What became of a job to be forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PurgeOutcome {
+    /// It is forgotten.
+    Purged,
+    /// It has not ended: it is in this status.
+    Open(Status),
+    /// No such job (any more).
+    NotFound,
 }
 
 /// What became of one submitted job.
@@ -159,7 +223,9 @@ pub enum SubmitOutcome {
     AlreadyExists,
     /// The limit on resident bytes is reached.
     Exhausted,
-    /// The body is none (see [`crate::jobs::job::Body::fault`]).
+    /// Its queue takes no new jobs: it is being drained.
+    Draining,
+    /// It is none (see [`NewJob::fault`]).
     Invalid(String),
 }
 
@@ -180,7 +246,7 @@ pub enum RegisterOutcome {
 /// What became of a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UpdateOutcome {
-    /// The job has ended by it, now or by the same report before.
+    /// The attempt has ended by it, now or by the same report before.
     Applied,
     /// The token is old: the job was taken away.
     StaleFence {

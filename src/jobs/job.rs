@@ -1,8 +1,12 @@
 //! A job as its users see it: what they submit, what they get back, and the words for its state.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::jobs::options::Options;
+use crate::pack::unpack::list;
 use crate::types::{Fence, JobId, Millis, QueueName, WorkerId};
 
 /// The bytes of a payload, or of all the words of a command together, at most.
@@ -16,6 +20,13 @@ pub const OUTPUT_BYTES_MAX: usize = 16 << 10;
 
 /// The bytes of the error text of a failed job, at most; what is longer is cut.
 pub const ERROR_BYTES_MAX: usize = 1024;
+
+/// When an attempt has taken as long as it may, its worker has so many milliseconds to end it and to report; then the
+/// queue takes it away.
+pub const TIMEOUT_SLACK_MS: u64 = 15_000;
+
+/// Attempts remembered beside the last one, at most; the oldest is forgotten first.
+pub const PAST_MAX: usize = 8;
 
 /// What a job is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +105,30 @@ pub struct NewJob {
     pub queue: QueueName,
     /// What it is.
     pub body: Body,
+    /// What it asks for beside being run; `None`: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub options: Option<Arc<Options>>,
+}
+
+impl NewJob {
+    /// Makes a job that asks for nothing but to be run.
+    #[must_use]
+    pub fn plain(id: JobId, queue: QueueName, body: Body) -> Self {
+        Self { id, queue, body, options: None }
+    }
+
+    /// Returns about how many bytes of memory it takes.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        let options = self.options.as_ref().map_or(0, |options| options.memory());
+        size_of::<Self>() + self.body.memory() + options
+    }
+
+    /// Says why this is no job, in words for the one who submitted it.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        self.body.fault().or_else(|| self.options.as_ref()?.fault())
+    }
 }
 
 /// Where a job is in its life.
@@ -180,8 +215,37 @@ pub struct JobView {
     pub started_ms: Option<Millis>,
     /// When it ended.
     pub finished_ms: Option<Millis>,
+    /// What it asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub options: Option<Arc<Options>>,
+    /// It is pending and waits for this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_ms: Option<Millis>,
+    /// The attempts before the last one, oldest first, the last
+    /// [`PAST_MAX`] of them; left out of lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "list")]
+    pub past: Vec<AttemptView>,
     /// What it is; left out of lists.
     pub body: Option<Body>,
+}
+
+/// An attempt that was not the last one, as it is told to users.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttemptView {
+    /// Which.
+    pub attempt: u32,
+    /// Who had it.
+    pub worker: Option<WorkerId>,
+    /// Its token; 0: it never began.
+    pub fence: Fence,
+    /// When it began.
+    pub started_ms: Millis,
+    /// When it ended.
+    pub ended_ms: Millis,
+    /// See [`Verdict::exit_code`].
+    pub exit_code: Option<i32>,
+    /// Why it failed.
+    pub error: String,
 }
 
 /// One job handed to a worker.
@@ -195,6 +259,9 @@ pub struct Assignment {
     pub attempt: u32,
     /// The token every report about it must carry.
     pub fence: Fence,
+    /// How long this attempt may take, in milliseconds; the worker ends it then, and reports that it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
     /// What to run or to handle.
     pub body: Body,
 }

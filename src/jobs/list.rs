@@ -54,10 +54,13 @@ impl Machine {
                 let ids = workers.flat_map(|it| it.running.values().copied()).collect();
                 self.list_ids(filter, ids)
             }
-            (Some(Status::Completed | Status::Failed | Status::Cancelled), _)
-                if self.books.ended().len() < self.jobs.len() / 8 =>
+            (Some(Status::Completed | Status::Cancelled), _)
+                if self.books.finished().len() < self.jobs.len() / 8 =>
             {
-                self.list_ids(filter, self.books.ended().values().copied().collect())
+                self.list_ids(filter, self.books.finished().values().copied().collect())
+            }
+            (Some(Status::Failed), _) if self.books.dead().len() < self.jobs.len() / 8 => {
+                self.list_ids(filter, self.books.dead().values().copied().collect())
             }
             _ => {
                 let jobs = match &filter.after {

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use crate::jobs::books::{Books, QueueCounts};
+use crate::jobs::books::Books;
 use crate::jobs::command::{Command, Event, Limits, Outcome, Stamped};
 use crate::jobs::digest::{Content, DIGEST_EVERY, DIGESTS_KEPT, Digest, Fold};
 use crate::jobs::forgotten::ForgottenIds;
 use crate::jobs::job::{Assignment, JobView, NewJob, Status};
 use crate::jobs::ordered::Ordered;
+use crate::jobs::queue::{Queue, Rules};
 use crate::jobs::registry::{Registry, Worker};
 use crate::jobs::resident::{self, End, Job};
 use crate::types::{Fence, Incarnation, Index, JobId, Millis, QueueName, WorkerId};
@@ -34,6 +35,8 @@ pub struct Machine {
     pub(in crate::jobs) next_sequence: u64,
     /// The place in the order of endings of the next job that ends.
     pub(in crate::jobs) next_ending: u64,
+    /// Jobs that failed and were forgotten, because a limit asked for it and not a user.
+    pub(in crate::jobs) dead_dropped: u64,
     pub(in crate::jobs) jobs: Ordered<JobId, Arc<Job>>,
     pub(in crate::jobs) books: Books,
     pub(in crate::jobs) registry: Registry,
@@ -56,6 +59,8 @@ pub struct Applied {
 pub struct Counts {
     /// Jobs that wait.
     pub pending: u64,
+    /// Those of them that wait for a time to come.
+    pub held: u64,
     /// Jobs that run.
     pub running: u64,
     /// Jobs kept that ended well.
@@ -66,8 +71,12 @@ pub struct Counts {
     pub cancelled: u64,
     /// Bytes of everything: jobs, forgotten ids, workers; what the limit on them is held against.
     pub resident_bytes: u64,
-    /// Bytes of the jobs kept that ended.
+    /// Bytes of the jobs kept that completed or were cancelled.
     pub finished_bytes: u64,
+    /// Bytes of the jobs kept that failed.
+    pub dead_bytes: u64,
+    /// Jobs that failed and were forgotten, because a limit asked for it and not a user.
+    pub dead_dropped: u64,
     /// Ids of forgotten jobs that are still known.
     pub forgotten: u64,
     /// Workers in the registry.
@@ -120,6 +129,7 @@ impl Machine {
             limits: Limits::default(),
             next_sequence: 1,
             next_ending: 1,
+            dead_dropped: 0,
             jobs: Ordered::new(),
             books: Books::default(),
             registry: Registry::default(),
@@ -137,6 +147,7 @@ impl Machine {
         self.advance(index);
         self.now = self.now.max(command.now);
         let mut events = Vec::new();
+        self.fire(&mut events);
         let outcome = match &command.command {
             Command::SubmitJob(jobs) => {
                 Outcome::Submitted(jobs.iter().map(|job| self.submit(job)).collect())
@@ -164,6 +175,16 @@ impl Machine {
             Command::SetLimits(limits) => {
                 self.limits = *limits;
                 Outcome::LimitsSet
+            }
+            Command::Tick => Outcome::Ticked,
+            Command::ChangeQueue(name, change) => {
+                Outcome::QueueChanged(self.change_queue(name, *change))
+            }
+            Command::RetryJob(ids) => {
+                Outcome::Retried(ids.iter().map(|id| self.retry(*id)).collect())
+            }
+            Command::PurgeJob(ids) => {
+                Outcome::Purged(ids.iter().map(|id| self.purge(*id)).collect())
             }
         };
         self.retain(events.iter().filter(|it| matches!(it, Event::Ended { .. })).count());
@@ -203,7 +224,8 @@ impl Machine {
     fn assert_invariants(&self) {
         let totals = self.books.totals();
         assert_eq!(totals.total(), self.jobs.len() as u64, "every job is counted once");
-        assert_eq!(totals.finished(), self.books.ended().len() as u64, "every ending has a place");
+        let ended = self.books.finished().len() + self.books.dead().len();
+        assert_eq!(totals.finished(), ended as u64, "every ending has a place");
         assert!(totals.running <= self.registry.slots_live(), "more jobs run than there are slots");
         assert!(self.digests.len() <= DIGESTS_KEPT);
     }
@@ -261,7 +283,10 @@ impl Machine {
             failed: totals.failed,
             cancelled: totals.cancelled,
             resident_bytes: self.resident_bytes(),
+            held: totals.held,
             finished_bytes: self.books.finished_bytes(),
+            dead_bytes: self.books.dead_bytes(),
+            dead_dropped: self.dead_dropped,
             forgotten: self.forgotten.len(),
             workers: self.registry.len(),
             workers_live: self.registry.live(),
@@ -272,7 +297,7 @@ impl Machine {
     /// Returns the bytes that the limit on resident bytes is held against.
     #[must_use]
     pub fn resident_bytes(&self) -> u64 {
-        self.books.job_bytes()
+        self.books.bytes()
             + self.registry.bytes()
             + self.forgotten.len() * crate::jobs::forgotten::FORGOTTEN_BYTES
     }
@@ -280,14 +305,29 @@ impl Machine {
     /// Tells whether a submit of this job, decided now, would find no room.
     #[must_use]
     pub fn has_no_room(&self, new: &NewJob) -> bool {
-        let weight = resident::weight(new.body.len());
+        let weight = resident::weight(new);
         self.resident_bytes().saturating_add(weight) > self.limits.resident_bytes_max
             && self.content(new.id).is_none()
     }
 
-    /// Goes through the queues that some job is in, in order of name.
-    pub fn queues(&self) -> impl Iterator<Item = (&QueueName, &QueueCounts)> {
+    /// Goes through the queues that some job is in or that have rules, in order of name.
+    pub fn queues(&self) -> impl Iterator<Item = (&QueueName, &Queue)> {
         self.books.queues().iter()
+    }
+
+    /// Goes through the queues whose names come after this one, as [`Machine::queues`] does.
+    pub fn queues_after(
+        &self,
+        after: Option<&QueueName>,
+    ) -> impl Iterator<Item = (&QueueName, &Queue)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.books.queues().range::<_, QueueName>((from, Bound::Unbounded))
+    }
+
+    /// Returns the rules of a queue, if it has any.
+    #[must_use]
+    pub fn rules(&self, queue: &QueueName) -> Option<&Rules> {
+        self.books.queues().get(queue).and_then(|queue| queue.rules.as_deref())
     }
 
     /// Returns a worker of the registry.
@@ -362,6 +402,8 @@ impl Machine {
             finished_count_max,
             finished_age_ms_max,
             finished_bytes_max,
+            dead_age_ms_max,
+            dead_bytes_max,
             resident_bytes_max,
             id_kept_ms,
             attempts_max,
@@ -372,9 +414,12 @@ impl Machine {
             .millis(self.now)
             .u64(self.next_sequence)
             .u64(self.next_ending)
+            .u64(self.dead_dropped)
             .u64(finished_count_max)
             .u64(finished_age_ms_max)
             .u64(finished_bytes_max)
+            .u64(dead_age_ms_max)
+            .u64(dead_bytes_max)
             .u64(resident_bytes_max)
             .u64(id_kept_ms)
             .u64(u64::from(attempts_max))

@@ -5,18 +5,21 @@
 //!
 //! - [`codec`]: a stamped command to bytes of the log, and back.
 //! - [`machine`]: the state, what can be asked of it, and `apply`; the commands themselves are in
-//!   `apply` (jobs), `registration` (workers) and `retention` (forgetting).
+//!   `apply` (jobs), `attempts` (what follows a failure), `registration` (workers), [`timers`] (what happens by
+//!   itself, and the rules of queues) and `retention` (forgetting).
 //! - The books that `apply` keeps beside the jobs, each with its own indexes, counts and share of
 //!   the [`digest`]: [`books`] (of jobs), [`registry`] (of workers), [`forgotten`] (of ids).
 //! - [`ordered`]: the maps of what there may be millions of, of which an image costs nothing.
 //! - [`scheduler`]: which pending job goes to which worker; pure, run by the leader only.
-//! - [`list`]: pages of jobs; [`image`]: the machine as records of a snapshot, and back.
+//! - [`list`]: pages of jobs; [`image`]: the machine as records of a snapshot; [`restore`]: the way back.
 //! - [`check`]: everything counted anew, for tests and after a restore.
 //!
 //! Nothing here reads a clock, draws a number or depends on the order of anything but its input.
 
 #[cfg(feature = "server")]
 mod apply;
+#[cfg(feature = "server")]
+mod attempts;
 #[cfg(feature = "server")]
 pub mod books;
 #[cfg(feature = "server")]
@@ -27,16 +30,23 @@ pub mod command;
 #[cfg(feature = "server")]
 pub mod digest;
 #[cfg(feature = "server")]
+pub mod extra;
+#[cfg(feature = "server")]
 pub mod forgotten;
 #[cfg(feature = "server")]
 pub mod image;
 pub mod job;
 #[cfg(feature = "server")]
+pub mod lane;
+#[cfg(feature = "server")]
 pub mod list;
 #[cfg(feature = "server")]
 pub mod machine;
+pub mod options;
 #[cfg(feature = "server")]
 pub mod ordered;
+#[cfg(feature = "server")]
+pub mod queue;
 #[cfg(feature = "server")]
 mod registration;
 #[cfg(feature = "server")]
@@ -44,6 +54,11 @@ pub mod registry;
 #[cfg(feature = "server")]
 pub mod resident;
 #[cfg(feature = "server")]
+pub mod restore;
+#[cfg(feature = "server")]
 mod retention;
+pub mod rules;
 #[cfg(feature = "server")]
 pub mod scheduler;
+#[cfg(feature = "server")]
+pub mod timers;

@@ -73,6 +73,7 @@ impl Machine {
             incarnation: new.incarnation,
             slots: new.slots,
             serves: new.serves.clone(),
+            tags: new.tags.clone(),
             state: WorkerState::Live,
             registered_ms: self.now,
             since_ms: self.now,
@@ -153,28 +154,33 @@ impl Machine {
     /// has no attempt left to pay with.
     fn take_back(&mut self, id: JobId, price: Price, events: &mut Vec<Event>) {
         let Some(job) = self.jobs.get(&id) else { return };
-        let (used, worker) = (job.attempt, job.worker().cloned());
-        let attempts_max = self.limits.attempts_max.max(1);
-        self.tell_withdrawn(id, events);
-        match price {
-            Price::Nothing => self.change(id, |job| job.status = Status::Pending),
-            Price::Attempt(_) if used < attempts_max => self.change(id, |job| {
+        let used = job.attempts_used();
+        let attempts_max =
+            self.limits.attempts_max.max(job.options().retries.saturating_add(1)).max(1);
+        let Price::Attempt(fate) = price else {
+            self.tell_withdrawn(id, events);
+            return self.change(id, |job| {
                 job.status = Status::Pending;
-                job.attempt += 1;
-            }),
-            Price::Attempt(fate) => {
-                let worker = worker.as_ref().map_or("nobody", WorkerId::as_str);
-                let reason =
-                    format!("worker {worker} {fate}; {used} of {attempts_max} attempts used");
-                self.end(id, End::decided(Status::Failed, &reason), events);
-            }
+                job.with_extra(|extra| extra.deadline_ms = None);
+            });
+        };
+        let worker = job.worker().map_or("nobody", WorkerId::as_str);
+        let reason = format!("worker {worker} {fate}; {used} of {attempts_max} attempts used");
+        let end = End::decided(Status::Failed, &reason);
+        self.tell_withdrawn(id, events);
+        if used < attempts_max {
+            self.try_again(id, &end, None);
+        } else {
+            self.end(id, end, events);
         }
     }
 }
 
 /// Tells whether a registration is within bounds.
 pub(in crate::jobs) fn is_valid(new: &Registration) -> bool {
-    (1..=WORKER_SLOTS_MAX).contains(&new.slots) && serves_is_valid(&new.serves)
+    (1..=WORKER_SLOTS_MAX).contains(&new.slots)
+        && serves_is_valid(&new.serves)
+        && new.tags.fault().is_none()
 }
 
 /// Tells whether a worker can serve this: at least one queue, each once, not too many.

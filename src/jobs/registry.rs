@@ -7,7 +7,8 @@ use imbl::OrdMap;
 
 use crate::jobs::digest::{Fold, Sum};
 use crate::jobs::job::Serves;
-use crate::jobs::resident::Lane;
+use crate::jobs::lane::{Class, Work};
+use crate::jobs::options::Tags;
 use crate::types::{Fence, Incarnation, JobId, Millis, WorkerId};
 
 /// What a worker weighs in the limit on resident bytes, beside the names of its queues.
@@ -68,6 +69,8 @@ pub struct Worker {
     pub slots: u32,
     /// What it takes.
     pub serves: Serves,
+    /// What it has: jobs that ask for more go elsewhere.
+    pub tags: Tags,
     /// Where it is in its life.
     pub state: WorkerState,
     /// When this start registered.
@@ -87,22 +90,23 @@ impl Worker {
         self.state == WorkerState::Live && self.running.len() < self.slots as usize
     }
 
-    /// Tells whether it takes jobs of this line.
+    /// Tells whether it takes jobs of this class.
     #[must_use]
-    pub fn takes(&self, lane: &Lane) -> bool {
-        match (&self.serves, lane) {
-            (Serves::Commands, Lane::Commands) => true,
-            (Serves::Payloads(queues), Lane::Payloads(queue)) => queues.contains(queue),
-            (Serves::Commands, Lane::Payloads(_)) | (Serves::Payloads(_), Lane::Commands) => false,
-        }
+    pub fn takes(&self, class: &Class) -> bool {
+        let does = match (&self.serves, &class.work) {
+            (Serves::Commands, Work::Commands) => true,
+            (Serves::Payloads(queues), Work::Payloads(queue)) => queues.contains(queue),
+            (Serves::Commands, Work::Payloads(_)) | (Serves::Payloads(_), Work::Commands) => false,
+        };
+        does && class.tags.are_among(&self.tags)
     }
 
-    /// Returns the lines it takes jobs from.
+    /// Returns the work it does.
     #[must_use]
-    pub fn lanes(&self) -> Vec<Lane> {
+    pub fn works(&self) -> Vec<Work> {
         match &self.serves {
-            Serves::Commands => vec![Lane::Commands],
-            Serves::Payloads(queues) => queues.iter().cloned().map(Lane::Payloads).collect(),
+            Serves::Commands => vec![Work::Commands],
+            Serves::Payloads(queues) => queues.iter().cloned().map(Work::Payloads).collect(),
         }
     }
 
@@ -110,6 +114,7 @@ impl Worker {
     #[must_use]
     pub fn weight(&self) -> u64 {
         WORKER_BYTES
+            + self.tags.memory() as u64
             + match &self.serves {
                 Serves::Commands => 0,
                 Serves::Payloads(queues) => {
@@ -137,7 +142,11 @@ impl Worker {
             .u64(u64::from(self.slots))
             .u8(self.state.code())
             .millis(self.registered_ms)
-            .millis(self.since_ms);
+            .millis(self.since_ms)
+            .u64(self.tags.as_slice().len() as u64);
+        for tag in self.tags.as_slice() {
+            fold.bytes(tag.as_str().as_bytes());
+        }
         match &self.serves {
             Serves::Commands => fold.u8(0),
             Serves::Payloads(queues) => {
@@ -202,13 +211,13 @@ pub struct Place {
 ///
 /// - `gone` names exactly the workers that are lost or left, by when that happened.
 /// - `free` holds the places of exactly the workers that are live and have a free slot.
-/// - `offers` counts, for each line, the workers in `free` that take from it; no count is 0.
+/// - `offers` counts, for each kind of work, the workers in `free` that do it; no count is 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registry {
     workers: OrdMap<WorkerId, Arc<Worker>>,
     gone: OrdMap<(Millis, WorkerId), ()>,
     free: OrdMap<Place, ()>,
-    offers: OrdMap<Lane, u64>,
+    offers: OrdMap<Work, u64>,
     slots_live: u64,
     bytes: u64,
     sum: Sum,
@@ -267,9 +276,9 @@ impl Registry {
         self.free.keys()
     }
 
-    /// Returns, for each line, how many workers with a free slot take from it.
+    /// Returns, for each kind of work, how many workers with a free slot do it.
     #[must_use]
-    pub fn offers(&self) -> &OrdMap<Lane, u64> {
+    pub fn offers(&self) -> &OrdMap<Work, u64> {
         &self.offers
     }
 
@@ -369,18 +378,18 @@ impl Registry {
     }
 }
 
-fn offer(offers: &mut OrdMap<Lane, u64>, worker: &Worker) {
-    for lane in worker.lanes() {
-        *offers.entry(lane).or_default() += 1;
+fn offer(offers: &mut OrdMap<Work, u64>, worker: &Worker) {
+    for work in worker.works() {
+        *offers.entry(work).or_default() += 1;
     }
 }
 
-fn withdraw_offer(offers: &mut OrdMap<Lane, u64>, worker: &Worker) {
-    for lane in worker.lanes() {
-        let count = offers.get_mut(&lane).expect("an offer was counted");
+fn withdraw_offer(offers: &mut OrdMap<Work, u64>, worker: &Worker) {
+    for work in worker.works() {
+        let count = offers.get_mut(&work).expect("an offer was counted");
         *count -= 1;
         if *count == 0 {
-            offers.remove(&lane);
+            offers.remove(&work);
         }
     }
 }

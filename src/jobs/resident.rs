@@ -5,9 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::jobs::digest::{Content, Fold};
+use crate::jobs::extra::{Extra, Past, options_weight};
 use crate::jobs::job::{
-    Assignment, Body, ERROR_BYTES_MAX, JobView, OUTPUT_BYTES_MAX, Status, Verdict,
+    Assignment, AttemptView, Body, ERROR_BYTES_MAX, JobView, NewJob, OUTPUT_BYTES_MAX, Status,
+    Verdict,
 };
+use crate::jobs::lane::{Class, Lane, Work};
+use crate::jobs::options::{Options, PRIORITY_MAX};
 use crate::types::{Fence, Incarnation, JobId, Millis, QueueName, WorkerId};
 
 /// What a job weighs beside its body, in every limit on bytes: the record, its places in the maps,
@@ -46,22 +50,13 @@ impl Kind {
     }
 }
 
-/// Which line a pending job stands in. Built-in workers serve the one line of all commands, in
-/// commit order across the queues; workers of one's own serve the payloads of their queues.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Lane {
-    /// Commands of every queue.
-    Commands,
-    /// Payloads of one queue.
-    Payloads(QueueName),
-}
-
 /// One job. Everything long in it is shared, so that changing it while an image holds the former
 /// state copies about a hundred bytes.
 ///
 /// - `status` is Running exactly if a live worker's `running` names the job under `run`'s fence.
 /// - `ending` is there exactly if `status` is final.
 /// - `run` is there if the job was ever assigned.
+/// - `extra` is there exactly if something is in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     /// Its id.
@@ -70,9 +65,9 @@ pub struct Job {
     pub queue: QueueName,
     /// Its body's bytes, as `kind` says.
     pub body: Arc<[u8]>,
-    /// The hash of queue and body: what tells a repeated submit from a stolen id.
+    /// The hash of queue, body and options: what tells a repeated submit from a stolen id.
     pub content: Content,
-    /// Its place in commit order; kept when it waits again.
+    /// Its place in commit order, at most [`SEQUENCE_MAX`]; kept when it waits again.
     pub sequence: u64,
     /// When it was submitted.
     pub created_ms: Millis,
@@ -86,7 +81,15 @@ pub struct Job {
     pub run: Option<Arc<Run>>,
     /// How it ended.
     pub ending: Option<Arc<Ending>>,
+    /// What most jobs do not have.
+    pub extra: Option<Arc<Extra>>,
 }
+
+/// The highest place in commit order: what is above it in a place in line is the priority.
+pub const SEQUENCE_MAX: u64 = (1 << PRIORITY_SHIFT) - 1;
+
+/// Where the priority begins in a place in line.
+const PRIORITY_SHIFT: u32 = 60;
 
 /// One assignment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,7 +188,7 @@ impl End {
 }
 
 /// Returns the longest beginning of a text that has at most `bytes_max` bytes.
-fn cut(text: &str, bytes_max: usize) -> &str {
+pub(in crate::jobs) fn cut(text: &str, bytes_max: usize) -> &str {
     text.get(..text.floor_char_boundary(bytes_max)).unwrap_or(text)
 }
 
@@ -198,8 +201,18 @@ pub fn ending_content(output: &[u8], error: Option<&str>) -> Content {
 
 /// Hashes what a job is.
 #[must_use]
-pub fn job_content(queue: &QueueName, kind: Kind, body: &[u8]) -> Content {
-    Content::of(Fold::new(b'b').bytes(queue.as_str().as_bytes()).u8(kind.code()).bytes(body))
+pub fn job_content(
+    queue: &QueueName,
+    kind: Kind,
+    body: &[u8],
+    options: Option<&Options>,
+) -> Content {
+    let mut fold = Fold::new(b'b');
+    fold.bytes(queue.as_str().as_bytes()).u8(kind.code()).bytes(body);
+    if let Some(options) = options {
+        fold.bytes(&options.to_bytes());
+    }
+    Content::of(&fold)
 }
 
 /// Shares the output of an ending.
@@ -242,13 +255,77 @@ impl Job {
         }
     }
 
-    /// Returns the line it stands in while it is pending.
+    /// Returns what it asks for.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        self.asked().map_or(Options::NONE, |options| options)
+    }
+
+    /// Returns what it asks for, if that is anything.
+    #[must_use]
+    pub fn asked(&self) -> Option<&Arc<Options>> {
+        self.extra.as_ref().and_then(|extra| extra.options.as_ref())
+    }
+
+    /// Changes what most jobs do not have; what is empty then is dropped.
+    pub fn with_extra(&mut self, change: impl FnOnce(&mut Extra)) {
+        let extra = self.extra.get_or_insert_default();
+        change(Arc::make_mut(extra));
+        if extra.is_empty() {
+            self.extra = None;
+        }
+    }
+
+    /// Returns the class it belongs to while it is pending.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        let work = match self.kind {
+            Kind::Command => Work::Commands,
+            Kind::Payload => Work::Payloads(self.queue.clone()),
+        };
+        Class { work, tags: self.options().tags.clone() }
+    }
+
+    /// Returns the line it stands in while it is pending and not held.
     #[must_use]
     pub fn lane(&self) -> Lane {
-        match self.kind {
-            Kind::Command => Lane::Commands,
-            Kind::Payload => Lane::Payloads(self.queue.clone()),
+        Lane { queue: self.queue.clone(), class: self.class() }
+    }
+
+    /// Returns its place in any line: the higher priority first, then the order of commit.
+    #[must_use]
+    pub fn place(&self) -> u64 {
+        let priority = self.options().priority.min(PRIORITY_MAX);
+        u64::from(PRIORITY_MAX - priority) << PRIORITY_SHIFT | self.sequence
+    }
+
+    /// Tells whether it waits for a time to come, and stands in no line until then.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.status == Status::Pending && self.held_ms().is_some()
+    }
+
+    /// Returns until when it waits, if it waits for a time.
+    #[must_use]
+    pub fn held_ms(&self) -> Option<Millis> {
+        self.extra.as_ref().and_then(|extra| extra.held_ms)
+    }
+
+    /// Returns when something happens to it by itself.
+    #[must_use]
+    pub fn wakes_ms(&self) -> Option<Millis> {
+        let extra = self.extra.as_ref()?;
+        match self.status {
+            Status::Pending => extra.held_ms.into_iter().chain(extra.expires_ms).min(),
+            Status::Running => extra.deadline_ms,
+            Status::Completed | Status::Failed | Status::Cancelled => None,
         }
+    }
+
+    /// Returns how many attempts were used up, the one under way or to come included.
+    #[must_use]
+    pub fn attempts_used(&self) -> u32 {
+        self.attempt.saturating_sub(self.extra.as_ref().map_or(0, |extra| extra.forgiven))
     }
 
     /// Returns the token of its last assignment.
@@ -268,7 +345,8 @@ impl Job {
     pub fn weight(&self) -> u64 {
         let run = self.run.as_ref().map_or(0, |_| RUN_BYTES);
         let ending = self.ending.as_ref().map_or(0, |_| ENDING_BYTES);
-        weight(self.body.len()) + run + ending + self.told_bytes()
+        let extra = self.extra.as_ref().map_or(0, |extra| extra.weight());
+        JOB_OVERHEAD_BYTES + self.body.len() as u64 + run + ending + extra + self.told_bytes()
     }
 
     /// Returns the bytes of its output and error together.
@@ -279,9 +357,10 @@ impl Job {
         })
     }
 
-    /// Tells users about it. Output and payload are shared, not copied.
+    /// Tells users about it, with or without its body and the attempts before the last one. Output and payload
+    /// are shared, not copied.
     #[must_use]
-    pub fn view(&self, with_body: bool) -> JobView {
+    pub fn view(&self, whole: bool) -> JobView {
         let ending = self.ending.as_deref();
         JobView {
             id: self.id,
@@ -297,8 +376,23 @@ impl Job {
             created_ms: self.created_ms,
             started_ms: self.run.as_ref().map(|run| run.started_ms),
             finished_ms: ending.map(|ending| ending.finished_ms),
-            body: with_body.then(|| self.unpacked()),
+            options: self.asked().cloned(),
+            held_ms: self.held_ms().filter(|_| self.status == Status::Pending),
+            past: self.past_views(whole),
+            body: whole.then(|| self.unpacked()),
         }
+    }
+
+    /// Tells whether an attempt that was not the last one was reported under this token.
+    #[must_use]
+    pub fn has_past_report(&self, fence: Fence) -> bool {
+        let mut past = self.extra.iter().flat_map(|extra| &extra.past);
+        past.any(|past| past.fence == fence && past.reported)
+    }
+
+    fn past_views(&self, whole: bool) -> Vec<AttemptView> {
+        let past = self.extra.iter().filter(|_| whole).flat_map(|extra| &extra.past);
+        past.map(Past::view).collect()
     }
 
     /// Makes what a worker needs to begin it, under the token of its last assignment.
@@ -309,6 +403,7 @@ impl Job {
             queue: self.queue.clone(),
             attempt: self.attempt,
             fence,
+            timeout_ms: self.options().timeout_ms,
             body: self.unpacked(),
         }
     }
@@ -344,14 +439,17 @@ impl Job {
                 .u64(u64::from(ending.exit_code.unwrap_or_default().cast_unsigned()))
                 .id(&ending.content.0),
         };
+        if let Some(extra) = &self.extra {
+            fold.id(&extra.record().0);
+        }
         fold.finish()
     }
 }
 
-/// Returns what a new job with a body of so many bytes counts in the limits on bytes.
+/// Returns what a new job counts in the limits on bytes.
 #[must_use]
-pub fn weight(body_bytes: usize) -> u64 {
-    JOB_OVERHEAD_BYTES + body_bytes as u64
+pub fn weight(new: &NewJob) -> u64 {
+    JOB_OVERHEAD_BYTES + new.body.len() as u64 + options_weight(new.options.as_deref())
 }
 
 /// Returns the number that stands for a status in digests and images.
@@ -385,6 +483,6 @@ mod tests {
     #[test]
     fn job_stays_within_one_cache_line_pair_of_the_allocator() {
         // With the two counters of its `Arc` this is a chunk of 128 bytes; a million jobs feel it.
-        assert!(size_of::<Job>() <= 104, "{}", size_of::<Job>());
+        assert!(size_of::<Job>() <= 112, "{}", size_of::<Job>());
     }
 }

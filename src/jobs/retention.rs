@@ -2,7 +2,7 @@
 
 use crate::jobs::forgotten::Forgotten;
 use crate::jobs::machine::Machine;
-use crate::types::Millis;
+use crate::types::{JobId, Millis};
 
 /// How many jobs, and how many ids, one entry forgets at most, beside two for each job that ended in
 /// it. So an entry's cost is bounded by what is in it, and forgetting keeps ahead of ending; a limit
@@ -27,25 +27,44 @@ impl Machine {
 
     /// Forgets the job that ended first, if a limit asks for it. Returns whether it did.
     fn forget_oldest(&mut self) -> bool {
-        let Some((_, id)) = self.books.ended().get_min() else { return false };
-        let id = *id;
-        let Some(job) = self.jobs.get(&id) else { return false };
-        let finished_ms = job.ending.as_ref().map_or(Millis(0), |ending| ending.finished_ms);
         let limits = &self.limits;
-        // Finished jobs never take more than half of all the room, however the limits are set: they
-        // must not be what keeps new ones out.
-        let bytes_max = limits.finished_bytes_max.min(limits.resident_bytes_max / 2);
-        let over = self.books.ended().len() as u64 > limits.finished_count_max
-            || self.books.finished_bytes() > bytes_max
-            || self.now.since(finished_ms) > limits.finished_age_ms_max;
-        if !over {
-            return false;
+        // Jobs that ended never take more than half of all the room, however the limits are set: they must not
+        // be what keeps new ones out. A quarter each is for those that failed, and for the others.
+        let quarter = limits.resident_bytes_max / 4;
+        let (finished, dead) = (self.books.finished(), self.books.dead());
+        if let Some((_, id)) = finished.get_min()
+            && (finished.len() as u64 > limits.finished_count_max
+                || self.books.finished_bytes() > limits.finished_bytes_max.min(quarter)
+                || self.ended_before(*id, limits.finished_age_ms_max))
+        {
+            self.forget(*id);
+            return true;
         }
-        let expires_ms = Millis(self.now.0.saturating_add(limits.id_kept_ms));
-        self.books.leave(job);
-        let content = job.content;
-        self.jobs.remove(&id);
-        self.forgotten.keep(id, Forgotten { content, expires_ms });
-        true
+        if let Some((_, id)) = dead.get_min()
+            && (self.books.dead_bytes() > limits.dead_bytes_max.min(quarter)
+                || self.ended_before(*id, limits.dead_age_ms_max))
+        {
+            self.forget(*id);
+            self.dead_dropped += 1;
+            return true;
+        }
+        false
+    }
+
+    /// Tells whether a job ended longer ago than so many milliseconds.
+    fn ended_before(&self, id: JobId, age_ms: u64) -> bool {
+        let ending = self.jobs.get(&id).and_then(|job| job.ending.as_ref());
+        ending.is_some_and(|ending| self.now.since(ending.finished_ms) > age_ms)
+    }
+
+    /// Forgets a job that has ended; its id is still known for a while.
+    ///
+    /// # Panics
+    /// If it is not there, or is known as forgotten: the caller looked.
+    pub(in crate::jobs) fn forget(&mut self, id: JobId) {
+        let expires_ms = Millis(self.now.0.saturating_add(self.limits.id_kept_ms));
+        let job = self.jobs.remove(&id).expect("the job to forget is there");
+        self.books.leave(&job);
+        self.forgotten.keep(id, Forgotten { content: job.content, expires_ms });
     }
 }

@@ -1,21 +1,25 @@
 //! Which waiting job goes to which worker: a pure choice, made by the leader after every turn.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap};
 
 use crate::jobs::command::Pair;
+use crate::jobs::lane::{Class, Lane, Work};
 use crate::jobs::machine::Machine;
+use crate::jobs::ordered::{Iter, Ordered};
 use crate::jobs::registry::{Load, Place};
-use crate::jobs::resident::Lane;
-use crate::types::{ASSIGNMENTS_PER_ENTRY_MAX, Fence, Incarnation, JobId, WorkerId};
+use crate::types::{ASSIGNMENTS_PER_ENTRY_MAX, Fence, Incarnation, JobId, QueueName, WorkerId};
 
 /// What the leader has proposed and not yet applied: these jobs are spoken for, and these slots
 /// taken. The replica adds what [`schedule`] returns when it proposes it, and removes it when the
 /// entry is applied or lost; a new leader begins with an empty one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proposed {
-    jobs: BTreeSet<JobId>,
+    /// The jobs, each with its queue if that gives out no more than its rules allow.
+    jobs: BTreeMap<JobId, Option<QueueName>>,
     workers: BTreeMap<(WorkerId, Incarnation), Taken>,
+    /// How many jobs of each such queue.
+    queues: BTreeMap<QueueName, u64>,
     /// Rises with every pair added: who was chosen last.
     turn: u64,
 }
@@ -30,24 +34,37 @@ struct Taken {
 }
 
 impl Proposed {
-    /// Counts pairs as spoken for.
-    pub fn add(&mut self, pairs: &[Pair]) {
+    /// Counts pairs as spoken for, that were chosen from this machine.
+    pub fn add(&mut self, pairs: &[Pair], machine: &Machine) {
         for pair in pairs {
             self.turn += 1;
-            if self.jobs.insert(pair.job) {
-                let start = (pair.worker.clone(), pair.incarnation);
-                let taken = self.workers.entry(start).or_default();
-                taken.slots += 1;
-                taken.turn = self.turn;
+            if self.jobs.contains_key(&pair.job) {
+                continue;
             }
+            let queue = machine.job(pair.job).map(|job| &job.queue);
+            let ruled = queue.filter(|queue| machine.rules(queue).is_some()).cloned();
+            if let Some(queue) = &ruled {
+                *self.queues.entry(queue.clone()).or_default() += 1;
+            }
+            self.jobs.insert(pair.job, ruled);
+            let start = (pair.worker.clone(), pair.incarnation);
+            let taken = self.workers.entry(start).or_default();
+            taken.slots += 1;
+            taken.turn = self.turn;
         }
     }
 
     /// Takes pairs back, whatever became of them. Pairs that were never added are ignored.
     pub fn remove(&mut self, pairs: &[Pair]) {
         for pair in pairs {
-            if !self.jobs.remove(&pair.job) {
-                continue;
+            let Some(ruled) = self.jobs.remove(&pair.job) else { continue };
+            if let Some(queue) = ruled
+                && let Some(count) = self.queues.get_mut(&queue)
+            {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    self.queues.remove(&queue);
+                }
             }
             let start = (pair.worker.clone(), pair.incarnation);
             if let Some(taken) = self.workers.get_mut(&start) {
@@ -102,13 +119,15 @@ struct Candidate {
 
 /// Chooses workers for waiting jobs, at most `max` (and never more than an entry has tokens for).
 ///
-/// Jobs are taken in commit order, passing over those that no live worker with a free slot takes, so
-/// that such a job holds up nobody. Each goes to the least loaded worker that takes it, jobs
-/// proposed for it included; of equals, to the one that was chosen longest ago, then by name.
+/// Jobs are taken by priority and, within one, in commit order, passing over those that no live worker with a
+/// free slot takes and those whose queue gives out no more, so that such a job holds up nobody. Each goes to
+/// the least loaded worker that takes it, jobs proposed for it included; of equals, to the one that was chosen
+/// longest ago, then by name.
 ///
-/// A run without a job to give or a slot to give it to costs a few looks into the books. Otherwise
-/// it costs about one look for each job already proposed and a few for each pair; workers are looked
-/// at in the order of choice, and only as many as are needed.
+/// A run without a job to give or a slot to give it to costs a few looks into the books. Otherwise it costs
+/// about one look for each job already proposed and for each class of jobs that wait, and a few for each pair;
+/// workers are looked at in the order of choice, and lines in that of their first jobs, and only as many as are
+/// needed.
 #[must_use]
 pub fn schedule(
     machine: &Machine,
@@ -126,14 +145,31 @@ pub fn schedule(
     pairs
 }
 
-/// One line that has waiting jobs and workers that take them.
-struct Line<'a> {
-    lane: &'a Lane,
-    /// The jobs that wait in it, those already proposed left out.
-    jobs: Box<dyn Iterator<Item = (u64, JobId)> + 'a>,
+/// All lines of one class.
+struct Group<'a> {
+    class: &'a Class,
+    /// The lines not looked at yet, by the place of their first job.
+    fronts: Iter<'a, u64, QueueName>,
     /// The workers found so far that take from it, best first. A standing in here may be older than
     /// the worker's own; then it is renewed when it comes up.
     workers: BinaryHeap<Reverse<Standing>>,
+}
+
+/// One line that was looked at.
+struct Line<'a> {
+    group: usize,
+    queue: &'a QueueName,
+    /// The jobs that wait in it.
+    jobs: Iter<'a, u64, JobId>,
+}
+
+/// What comes next in the order of jobs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Head<'a> {
+    /// The first job of a line that was not looked at yet, and the line's queue.
+    Front(usize, &'a QueueName),
+    /// A job of a line.
+    Job(usize, JobId),
 }
 
 /// One run of the scheduler.
@@ -141,9 +177,12 @@ struct Round<'a> {
     machine: &'a Machine,
     alive: &'a dyn Fn(&WorkerId, Incarnation) -> bool,
     proposed: &'a Proposed,
+    groups: Vec<Group<'a>>,
     lines: Vec<Line<'a>>,
-    /// The head of each line that is still open: its job's place in commit order, and the line.
-    heads: BinaryHeap<Reverse<(u64, usize, JobId)>>,
+    /// One for each group with lines to look at, and for each line that is still open, by place.
+    heads: BinaryHeap<Reverse<(u64, Head<'a>)>>,
+    /// How many jobs each queue with rules may still give out.
+    rooms: BTreeMap<&'a QueueName, u64>,
     /// Workers not looked at yet, in the order of choice as the machine knows it.
     rest: std::iter::Peekable<Box<dyn Iterator<Item = &'a Place> + 'a>>,
     /// Workers looked at.
@@ -162,46 +201,97 @@ impl<'a> Round<'a> {
             machine,
             alive,
             proposed,
+            groups: Vec::new(),
             lines: Vec::new(),
             heads: BinaryHeap::new(),
+            rooms: BTreeMap::new(),
             rest: rest.peekable(),
             candidates: BTreeMap::new(),
             turn: proposed.turn,
         };
-        for lane in open_lanes(machine) {
-            let Some(line) = machine.books.lines().get(lane) else { continue };
-            let jobs = line.iter().map(|(sequence, id)| (*sequence, *id));
-            let jobs = Box::new(jobs.filter(|(_, id)| !proposed.jobs.contains(id)));
-            round.lines.push(Line { lane, jobs, workers: BinaryHeap::new() });
-            round.advance(round.lines.len() - 1);
+        for (class, fronts) in open_classes(machine) {
+            round.groups.push(Group { class, fronts: fronts.iter(), workers: BinaryHeap::new() });
+            round.next_front(round.groups.len() - 1);
         }
         round
     }
 
-    /// Puts the next job of a line among the heads; a line without one is closed.
-    fn advance(&mut self, line: usize) {
-        if let Some((sequence, id)) = self.lines.get_mut(line).and_then(|it| it.jobs.next()) {
-            self.heads.push(Reverse((sequence, line, id)));
+    /// Puts the next line of a group among the heads.
+    fn next_front(&mut self, group: usize) {
+        if let Some((place, queue)) = self.groups.get_mut(group).and_then(|it| it.fronts.next()) {
+            self.heads.push(Reverse((*place, Head::Front(group, queue))));
         }
     }
 
-    /// Chooses for the job that is first in commit order; a line that nobody can take from any more
-    /// is closed, since slots do not come free during a run.
+    /// Begins with a line.
+    fn open_line(&mut self, group: usize, queue: &'a QueueName) {
+        let Some(class) = self.groups.get(group).map(|group| group.class) else { return };
+        let lane = Lane { queue: queue.clone(), class: class.clone() };
+        let Some(line) = self.machine.books.lines().get(&lane) else { return };
+        self.lines.push(Line { group, queue, jobs: line.iter() });
+        self.next_job(self.lines.len() - 1);
+    }
+
+    /// Puts the next job of a line, one that is not proposed, among the heads; a line without one is closed.
+    fn next_job(&mut self, at: usize) {
+        let Some(line) = self.lines.get_mut(at) else { return };
+        let jobs = &self.proposed.jobs;
+        if let Some((place, id)) = line.jobs.find(|(_, id)| !jobs.contains_key(*id)) {
+            self.heads.push(Reverse((*place, Head::Job(at, *id))));
+        }
+    }
+
+    /// Chooses for the job that is first in order; a line from which nobody takes any more, or whose queue
+    /// gives out no more, is closed: neither slots nor room come free during a run.
     fn next_pair(&mut self) -> Option<Pair> {
-        while let Some(Reverse((_, line, job))) = self.heads.pop() {
-            let Some(worker) = self.best(line) else { continue };
-            let incarnation = self.take_slot(&worker)?;
-            self.advance(line);
-            return Some(Pair { job, worker, incarnation });
+        while let Some(Reverse((_, head))) = self.heads.pop() {
+            match head {
+                Head::Front(group, queue) => {
+                    // A group that no worker takes from is closed with all its lines.
+                    if self.best(group).is_some() {
+                        self.next_front(group);
+                        self.open_line(group, queue);
+                    }
+                }
+                Head::Job(at, job) => {
+                    let Some(line) = self.lines.get(at) else { continue };
+                    let (group, queue) = (line.group, line.queue);
+                    if self.room(queue) == 0 {
+                        continue;
+                    }
+                    let Some(worker) = self.best(group) else { continue };
+                    let incarnation = self.take_slot(&worker)?;
+                    if let Some(room) = self.rooms.get_mut(queue) {
+                        *room -= 1;
+                    }
+                    self.next_job(at);
+                    return Some(Pair { job, worker, incarnation });
+                }
+            }
         }
         None
     }
 
-    /// Finds the best worker for a line and leaves it in the line's heap.
-    fn best(&mut self, line: usize) -> Option<WorkerId> {
+    /// Returns how many more jobs a queue may give out in this run.
+    fn room(&mut self, queue: &'a QueueName) -> u64 {
+        if let Some(room) = self.rooms.get(queue) {
+            return *room;
+        }
+        let Some(known) = self.machine.books.queues().get(queue) else { return u64::MAX };
+        if known.rules.is_none() {
+            return u64::MAX;
+        }
+        let proposed = self.proposed.queues.get(queue).copied().unwrap_or_default();
+        let room = known.room(self.machine.now()).saturating_sub(proposed);
+        self.rooms.insert(queue, room);
+        room
+    }
+
+    /// Finds the best worker for a group and leaves it in the group's heap.
+    fn best(&mut self, group: usize) -> Option<WorkerId> {
         loop {
-            self.renew(line);
-            let best = self.lines.get(line)?.workers.peek().map(|it| &it.0);
+            self.renew(group);
+            let best = self.groups.get(group)?.workers.peek().map(|it| &it.0);
             // A worker not looked at yet is no better than its place as the machine knows it.
             let unseen_is_no_better = match (best, self.rest.peek()) {
                 (_, None) => true,
@@ -216,9 +306,9 @@ impl<'a> Round<'a> {
     }
 
     /// Renews the heap's first standings until the first one is its worker's own.
-    fn renew(&mut self, line: usize) {
-        let Some(line) = self.lines.get_mut(line) else { return };
-        while let Some(mut first) = line.workers.peek_mut() {
+    fn renew(&mut self, group: usize) {
+        let Some(group) = self.groups.get_mut(group) else { return };
+        while let Some(mut first) = group.workers.peek_mut() {
             let Some(candidate) = self.candidates.get(&first.0.worker) else { return };
             let standing = &candidate.standing;
             if standing.load.running >= standing.load.slots {
@@ -246,8 +336,8 @@ impl<'a> Round<'a> {
         if standing.load.running >= standing.load.slots {
             return;
         }
-        for line in self.lines.iter_mut().filter(|line| worker.takes(line.lane)) {
-            line.workers.push(Reverse(standing.clone()));
+        for group in self.groups.iter_mut().filter(|group| worker.takes(group.class)) {
+            group.workers.push(Reverse(standing.clone()));
         }
         let candidate = Candidate { incarnation: worker.incarnation, standing };
         self.candidates.insert(worker.id.clone(), candidate);
@@ -270,13 +360,17 @@ fn standing_without_proposals(place: &Place) -> Standing {
     }
 }
 
-/// Returns the lines in which jobs wait and from which a worker with a free slot takes. Both sides
-/// are sorted, so the shorter one is gone through and looked up in the other.
-fn open_lanes(machine: &Machine) -> Vec<&Lane> {
-    let (lines, offers) = (machine.books.lines(), machine.registry.offers());
-    if lines.len() <= offers.len() {
-        lines.keys().filter(|lane| offers.contains_key(*lane)).collect()
-    } else {
-        offers.keys().filter(|lane| lines.contains_key(*lane)).collect()
+/// Returns the classes in which jobs wait for a worker, and whose work one with a free slot does. Both sides are
+/// sorted, so the shorter one is gone through and looked up in the other.
+fn open_classes(machine: &Machine) -> Vec<(&Class, &Ordered<u64, QueueName>)> {
+    let (fronts, offers) = (machine.books.fronts(), machine.registry.offers());
+    if fronts.len() <= offers.len() {
+        return fronts.iter().filter(|(class, _)| offers.contains_key(&class.work)).collect();
     }
+    let of_work = |work: &Work| {
+        let work = work.clone();
+        let classes = fronts.range(Class::untagged(work.clone())..);
+        classes.take_while(move |(class, _)| class.work == work)
+    };
+    offers.keys().flat_map(of_work).collect()
 }

@@ -55,11 +55,15 @@ fn needs(request: &Request) -> Needs {
         | Request::BatchUpdateJobStatus(_)
         | Request::ReleaseJobs(_)
         | Request::CancelJobs { .. }
+        | Request::RetryJobs { .. }
+        | Request::PurgeJobs { .. }
+        | Request::ChangeQueue { .. }
         | Request::TransferLeadership { .. }
         | Request::GetClusterStatus { local: false } => Needs::Leader,
         Request::GetJob { .. }
         | Request::ListJobs(_)
         | Request::WaitJobs { .. }
+        | Request::ListQueues(_)
         | Request::ListWorkers => Needs::SomeLeader,
         Request::GetClusterStatus { local: true }
         | Request::Ping
@@ -77,6 +81,7 @@ fn begins_work(request: &Request) -> bool {
         | Request::RegisterWorker(_)
         | Request::Reserve { .. }
         | Request::WaitJobs { .. }
+        | Request::RetryJobs { .. }
         | Request::TransferLeadership { .. } => true,
         Request::Ping
         | Request::Heartbeat { .. }
@@ -86,6 +91,9 @@ fn begins_work(request: &Request) -> bool {
         | Request::GetJob { .. }
         | Request::ListJobs(_)
         | Request::CancelJobs { .. }
+        | Request::PurgeJobs { .. }
+        | Request::ChangeQueue { .. }
+        | Request::ListQueues(_)
         | Request::ListWorkers
         | Request::GetClusterStatus { .. }
         | Request::ListLog { .. } => false,
@@ -122,7 +130,7 @@ fn check_leader(needs: Needs, view: &View) -> Result<(), Refusal> {
 /// Says what is wrong with a job that nobody could run. The jobs of a batch are decided one by one when
 /// they are applied, so that each has its answer; every other bound was checked as the frame was read.
 fn fault(request: &Request) -> Option<String> {
-    if let Request::SubmitJob(job) = request { job.body.fault() } else { None }
+    if let Request::SubmitJob(job) = request { job.fault() } else { None }
 }
 
 #[cfg(test)]
@@ -149,7 +157,7 @@ mod tests {
 
     fn job(words: &[&str]) -> NewJob {
         let body = Body::Command(words.iter().map(ToString::to_string).collect());
-        NewJob { id: JobId::default(), queue: QueueName::default(), body }
+        NewJob { id: JobId::default(), queue: QueueName::default(), body, options: None }
     }
 
     fn code(request: Request, view: &View) -> Option<Code> {

@@ -317,7 +317,11 @@ impl Inbox {
             Ask::LocalWorker { .. } => &self.reports,
             Ask::Request { request, .. } => match request {
                 Request::SubmitJob(_) | Request::SubmitBatch(_) => &self.proposals,
-                Request::CancelJobs { .. } | Request::TransferLeadership { .. } => &self.controls,
+                Request::CancelJobs { .. }
+                | Request::RetryJobs { .. }
+                | Request::PurgeJobs { .. }
+                | Request::ChangeQueue { .. }
+                | Request::TransferLeadership { .. } => &self.controls,
                 Request::RegisterWorker(_)
                 | Request::Heartbeat { .. }
                 | Request::UpdateJobStatus(_)
@@ -329,6 +333,7 @@ impl Inbox {
                 | Request::ListJobs(_)
                 | Request::WaitJobs { .. }
                 | Request::ListWorkers
+                | Request::ListQueues(_)
                 | Request::GetClusterStatus { .. }
                 | Request::ListLog { .. } => &self.reads,
             },

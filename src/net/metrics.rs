@@ -209,6 +209,12 @@ pub struct Metrics {
     pub last_index: Number,
     /// Jobs known, by status, in the order of [`Status::ALL`].
     pub jobs: [Number; Status::ALL.len()],
+    /// Jobs that wait for a time to come.
+    pub jobs_held: Number,
+    /// Bytes of the jobs that failed and are kept.
+    pub dead_bytes: Number,
+    /// Jobs that failed and were forgotten, because a limit asked for it and not a user.
+    pub dead_dropped: Number,
     /// Workers that live.
     pub workers_live: Number,
     /// Bytes the queue keeps in memory, by its own count.
@@ -263,6 +269,9 @@ impl Metrics {
         for (status, gauge) in Status::ALL.iter().zip(&self.jobs) {
             gauge.set(counts.of(*status));
         }
+        self.jobs_held.set(counts.held);
+        self.dead_bytes.set(counts.dead_bytes);
+        self.dead_dropped.set(counts.dead_dropped);
         self.workers_live.set(counts.workers_live);
         self.machine_bytes.set(counts.resident_bytes);
     }
@@ -443,6 +452,17 @@ impl Metrics {
         for (status, number) in Status::ALL.iter().zip(&self.jobs) {
             page.labelled("jobs", "status", status.as_str(), number);
         }
+        page.gauge(
+            "jobs_held",
+            "Pending jobs that wait for a time to come: a start, or a retry.",
+            &self.jobs_held,
+        );
+        page.gauge("dead_bytes", "Bytes of the jobs kept that failed.", &self.dead_bytes);
+        page.counter(
+            "dead_dropped_total",
+            "Jobs that failed and were forgotten for want of room or by age, not by a user.",
+            &self.dead_dropped,
+        );
         page.gauge("workers_live", "Workers that live.", &self.workers_live);
         page.gauge(
             "machine_bytes",

@@ -411,7 +411,7 @@ impl Session {
         };
         let reply = self.reply_to(number);
         if let Request::SubmitJob(job) = request {
-            let bytes = memory(&job);
+            let bytes = job.memory();
             self.share(job, reply, bytes, arrived);
         } else {
             // Submits of one connection stay in the order in which they came.
@@ -425,8 +425,8 @@ impl Session {
     fn hold(&self, request: &Request, bytes: usize) -> Option<Hold> {
         #[expect(clippy::wildcard_enum_match_arm, reason = "only these two carry jobs")]
         let counted = match request {
-            Request::SubmitJob(job) => bytes.max(memory(job)),
-            Request::SubmitBatch(jobs) => bytes.max(jobs.iter().map(memory).sum()),
+            Request::SubmitJob(job) => bytes.max(job.memory()),
+            Request::SubmitBatch(jobs) => bytes.max(jobs.iter().map(NewJob::memory).sum()),
             _ => 0,
         };
         self.ctx.bytes_in_flight.hold(counted)
@@ -564,11 +564,6 @@ fn is_gone(end: &End) -> bool {
     matches!(end, End::Broken(FrameError::Io(_)))
 }
 
-/// Returns about how much memory a job takes while it waits.
-fn memory(job: &NewJob) -> usize {
-    size_of::<NewJob>() + job.body.memory()
-}
-
 fn jobs_in(request: &Request) -> u64 {
     #[expect(clippy::wildcard_enum_match_arm, reason = "only these two carry jobs")]
     match request {
@@ -584,7 +579,7 @@ fn memory_of_answer(request: &Request) -> usize {
     let items = match request {
         Request::ListJobs(filter) => usize::try_from(filter.limit).unwrap_or(usize::MAX),
         Request::WaitJobs { ids, .. } => ids.len(),
-        Request::ListWorkers => LIST_JOBS_MAX,
+        Request::ListWorkers | Request::ListQueues(_) => LIST_JOBS_MAX,
         _ => 1,
     };
     items.saturating_mul(LISTED_JOB_BYTES)

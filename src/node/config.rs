@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::jobs::command::Limits;
 use crate::jobs::job::WORKER_SLOTS_MAX;
+use crate::jobs::options::Tags;
 use crate::types::NodeId;
 
 /// Voters of one cluster, at most: more cost more and survive little more.
@@ -27,6 +28,8 @@ pub struct Config {
     pub heal: bool,
     /// How many commands its built-in worker runs at once; 0: it has none.
     pub slots: u32,
+    /// What its built-in worker has, for jobs that ask for it.
+    pub tags: Tags,
     /// It may listen on an address that others reach, though it runs commands for anyone.
     pub insecure: bool,
     /// Log kept on disk behind a snapshot, in bytes.
@@ -77,6 +80,9 @@ impl Config {
         }
         if self.slots > WORKER_SLOTS_MAX {
             return Err(format!("--slots {}: at most {WORKER_SLOTS_MAX}", self.slots));
+        }
+        if let Some(fault) = self.tags.fault() {
+            return Err(format!("--tag: {fault}"));
         }
         if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes) {
             return Err(format!(
@@ -200,6 +206,7 @@ mod tests {
             data: "data".into(),
             heal: false,
             slots: 4,
+            tags: Tags::default(),
             insecure: false,
             log_keep_bytes: 64 << 20,
             segment_bytes: 16 << 20,

@@ -320,6 +320,7 @@ fn start_worker(
     let built_in = BuiltInConfig {
         worker,
         slots: config.slots,
+        tags: config.tags.clone(),
         guard,
         guard_args: vec!["guard".into()],
         adopts: true,

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::Path;
 
-use crate::jobs::image::Restore;
 use crate::jobs::machine::Machine;
+use crate::jobs::restore::Restore;
 use crate::net::shared::{SnapshotFile, SnapshotFiles};
 use crate::raft::message::SnapshotMeta;
 use crate::storage::disk::Disk;

@@ -1,7 +1,11 @@
 //! Answers on their way out: what an entry came to, in the words of the wire.
 
-use crate::jobs::command::{CancelOutcome, Outcome, RegisterOutcome, SubmitOutcome, UpdateOutcome};
+use crate::jobs::command::{
+    CancelOutcome, Outcome, PurgeOutcome, QueueOutcome, RegisterOutcome, RetryOutcome,
+    SubmitOutcome, UpdateOutcome,
+};
 use crate::jobs::job::Status;
+use crate::jobs::queue::RULED_QUEUES_MAX;
 use crate::jobs::registry::WorkerState;
 use crate::raft::core::{ProposeError, Role};
 use crate::replica::core::Replica;
@@ -10,7 +14,7 @@ use crate::replica::reads::{Parked, Read};
 use crate::replica::view::Answer;
 use crate::replica::waiters::{Wait, submitted};
 use crate::types::{Incarnation, JobId, WorkerId};
-use crate::wire::message::{Code, Refusal, Reply, Request, Submitted};
+use crate::wire::message::{Code, QueueChanged, Refusal, Reply, Request, Submitted};
 
 /// What a client waits at least before it tries a full queue again, in ms.
 const RETRY_AFTER_MS: u64 = 50;
@@ -91,7 +95,24 @@ impl<W> Replica<W> {
                     self.answer(wait.into_waiter(), Reply::Released { count });
                 }
             }
-            Outcome::Assigned(_) | Outcome::Lost(_) | Outcome::LimitsSet => {
+            Outcome::QueueChanged(result) => {
+                for wait in waits {
+                    self.answer(wait.into_waiter(), queue_changed(result));
+                }
+            }
+            Outcome::Retried(results) => {
+                for wait in waits {
+                    let replies = results.iter().map(retried).collect();
+                    self.answer(wait.into_waiter(), Reply::Retried(replies));
+                }
+            }
+            Outcome::Purged(results) => {
+                for wait in waits {
+                    let replies = results.iter().map(purged).collect();
+                    self.answer(wait.into_waiter(), Reply::Purged(replies));
+                }
+            }
+            Outcome::Assigned(_) | Outcome::Lost(_) | Outcome::LimitsSet | Outcome::Ticked => {
                 assert!(waits.is_empty(), "nobody waits for the leader's own commands");
             }
         }
@@ -121,6 +142,7 @@ impl<W> Replica<W> {
                 Wait::Update { .. }
                 | Wait::Register { .. }
                 | Wait::Cancel { .. }
+                | Wait::Whole { .. }
                 | Wait::Release { .. } => panic!("a submit answers no other wait"),
             }
         }
@@ -298,6 +320,10 @@ fn submit_result(id: JobId, outcome: &SubmitOutcome) -> Result<Submitted, Refusa
             format!("job {id} exists with other content; a new job needs a new id"),
         )),
         SubmitOutcome::Exhausted => Err(no_room()),
+        SubmitOutcome::Draining => Err(Refusal::new(
+            Code::FailedPrecondition,
+            "the queue is being drained and takes no new jobs; `queue resume` ends that",
+        )),
         SubmitOutcome::Invalid(fault) => Err(Refusal::invalid(fault.clone())),
     }
 }
@@ -325,5 +351,43 @@ fn cancelled(outcome: &CancelOutcome) -> Result<Status, Refusal> {
             format!("it had {} already", status.as_str()),
         )),
         CancelOutcome::NotFound => Err(Refusal::not_found("no such job (any more)")),
+    }
+}
+
+fn queue_changed(outcome: &QueueOutcome) -> Reply {
+    match outcome {
+        QueueOutcome::Changed { pending, running } => {
+            Reply::QueueChanged(QueueChanged { pending: *pending, running: *running })
+        }
+        QueueOutcome::Exhausted => Reply::Refused(Refusal::exhausted(
+            format!("{RULED_QUEUES_MAX} queues have rules, and no more can; resume one"),
+            1000,
+        )),
+        QueueOutcome::Invalid(fault) => Reply::Refused(Refusal::invalid(fault.clone())),
+    }
+}
+
+fn retried(outcome: &RetryOutcome) -> Result<(), Refusal> {
+    match outcome {
+        RetryOutcome::Retried => Ok(()),
+        RetryOutcome::Refused(status) => Err(Refusal::new(
+            Code::FailedPrecondition,
+            format!(
+                "the job is {}: only what failed or was cancelled can be tried again",
+                status.as_str()
+            ),
+        )),
+        RetryOutcome::NotFound => Err(Refusal::not_found("no such job (any more)")),
+    }
+}
+
+fn purged(outcome: &PurgeOutcome) -> Result<(), Refusal> {
+    match outcome {
+        PurgeOutcome::Purged => Ok(()),
+        PurgeOutcome::Open(status) => Err(Refusal::new(
+            Code::FailedPrecondition,
+            format!("the job is {}: only what has ended can be forgotten", status.as_str()),
+        )),
+        PurgeOutcome::NotFound => Err(Refusal::not_found("no such job (any more)")),
     }
 }

@@ -45,23 +45,31 @@ impl LogClock {
 
     /// Returns the stamp for an entry proposed now by the leader of `voters` nodes.
     pub fn stamp(&mut self, wall: Millis, now: Ticks, voters: usize) -> Millis {
-        let elapsed = now.0.saturating_sub(self.at.0) * TICK_MS;
+        (self.stamp, self.half) = self.next(wall, now, voters);
         self.at = now;
+        self.stamp
+    }
+
+    /// Returns the stamp that an entry proposed now would get.
+    #[must_use]
+    pub fn peek(&self, wall: Millis, now: Ticks, voters: usize) -> Millis {
+        self.next(wall, now, voters).0
+    }
+
+    /// Works out the next stamp, and what is left of running at half speed.
+    fn next(&self, wall: Millis, now: Ticks, voters: usize) -> (Millis, u64) {
+        let elapsed = now.0.saturating_sub(self.at.0) * TICK_MS;
         let steady = Millis(self.stamp.0 + elapsed);
-        self.stamp = match self.median(wall, now, voters) {
-            None => steady,
-            Some(median) if median >= steady => {
-                self.half = 0;
-                median
-            }
+        match self.median(wall, now, voters) {
+            None => (steady, self.half),
+            Some(median) if median >= steady => (median, 0),
             Some(median) => {
                 let halves = elapsed + self.half;
-                self.half = halves % 2;
                 // Never past the median from behind: at most what full speed would have given.
-                Millis(self.stamp.0 + halves / 2).max(median.min(steady))
+                let stamp = Millis(self.stamp.0 + halves / 2).max(median.min(steady));
+                (stamp, halves % 2)
             }
-        };
-        self.stamp
+        }
     }
 
     /// The lower median of the clocks known, if they are a majority's. The lower one, because with two

@@ -64,6 +64,7 @@ impl<W> Replica<W> {
         self.complete_configuration();
         self.judge();
         self.give_out();
+        self.move_clock();
     }
 
     /// Gives pending jobs to workers. All of it goes through the log, where it is checked again.
@@ -81,8 +82,18 @@ impl<W> Replica<W> {
             return;
         }
         if let Some(index) = self.propose(Command::AssignJob(pairs.clone()), now, Vec::new()) {
-            self.proposed.add(&pairs);
+            self.proposed.add(&pairs, &self.machine);
             self.proposed_at.insert(index, pairs);
+        }
+    }
+
+    /// Moves the log's clock when somebody waits for a time that has come, and no other entry is on its way.
+    fn move_clock(&mut self) {
+        let Some(at) = self.machine.next_wake_ms() else { return };
+        let is_due =
+            at <= self.clock.peek(self.wall, self.now, self.raft.configuration().voters.len());
+        if is_due && self.raft.last_index() <= self.machine.applied_index() {
+            self.propose(Command::Tick, self.now, Vec::new());
         }
     }
 

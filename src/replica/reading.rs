@@ -4,12 +4,16 @@ use crate::jobs::codec;
 use crate::jobs::command::Command;
 use crate::jobs::list::Filter as JobFilter;
 use crate::jobs::machine::Machine;
+use crate::jobs::queue::Queue;
 use crate::jobs::registry::Worker;
+use crate::jobs::rules::{QueueChange, in_words};
 use crate::raft::configuration;
 use crate::raft::message::{Entry, EntryKind};
-use crate::types::{JobId, Millis};
-use crate::wire::message::{Code, Refusal};
-use crate::wire::message::{Filter, LIST_JOBS_MAX, LogLine, Reply, Request, WorkerView};
+use crate::types::{JobId, Millis, QueueName};
+use crate::wire::message::{
+    Code, Filter, LIST_JOBS_MAX, LIST_QUEUES_MAX, LogLine, QueueFilter, QueueView, Refusal, Reply,
+    Request, WorkerView,
+};
 
 /// Jobs in a page when the request names no limit.
 const LIST_JOBS_DEFAULT: usize = 100;
@@ -26,6 +30,7 @@ pub fn answer(machine: &Machine, request: &Request) -> Reply {
         Request::ListWorkers => {
             Reply::Workers(machine.workers().map(|worker| worker_view(worker)).collect())
         }
+        Request::ListQueues(filter) => list_queues(machine, filter),
         Request::GetJob { id } => match machine.view(*id) {
             Some(view) => Reply::Job(Box::new(view)),
             None => Reply::Refused(no_such_job(machine, *id)),
@@ -77,10 +82,39 @@ pub fn worker_view(worker: &Worker) -> WorkerView {
         id: worker.id.clone(),
         incarnation: worker.incarnation,
         serves: worker.serves.clone(),
+        tags: worker.tags.clone(),
         slots: worker.slots,
         running: u32::try_from(worker.running.len()).unwrap_or(u32::MAX),
         state: worker.state.as_str().into(),
         registered_ms: worker.registered_ms,
+    }
+}
+
+/// Answers with a page of queues.
+fn list_queues(machine: &Machine, filter: &QueueFilter) -> Reply {
+    let limit = usize::try_from(filter.limit).unwrap_or(LIST_QUEUES_MAX).clamp(1, LIST_QUEUES_MAX);
+    let mut rest = machine.queues_after(filter.after.as_ref());
+    let queues = rest.by_ref().take(limit).map(|(name, queue)| queue_view(name, queue)).collect();
+    Reply::Queues { queues, more: rest.next().is_some() }
+}
+
+/// Shows a queue.
+#[must_use]
+pub fn queue_view(name: &QueueName, queue: &Queue) -> QueueView {
+    let counts = &queue.counts;
+    let rules = queue.rules.as_deref().copied().unwrap_or_default();
+    QueueView {
+        name: name.clone(),
+        pending: counts.pending(),
+        held: counts.held,
+        running: counts.running,
+        completed: counts.completed,
+        failed: counts.failed,
+        cancelled: counts.cancelled,
+        paused_ms: rules.paused_ms,
+        draining_ms: rules.draining_ms,
+        limit: rules.limit,
+        rate: rules.rate,
     }
 }
 
@@ -154,6 +188,30 @@ fn describe(command: &Command) -> (&'static str, String) {
         }
         Command::SetLimits(limits) => {
             ("SetLimits", format!("{} finished jobs kept", limits.finished_count_max))
+        }
+        Command::Tick => ("Tick", "a time that somebody waits for".into()),
+        Command::ChangeQueue(queue, change) => {
+            ("ChangeQueue", format!("{queue}: {}", describe_change(change)))
+        }
+        Command::RetryJob(ids) => {
+            ("RetryJob", first(ids.first().map(ToString::to_string), ids.len()))
+        }
+        Command::PurgeJob(ids) => {
+            ("PurgeJob", first(ids.first().map(ToString::to_string), ids.len()))
+        }
+    }
+}
+
+fn describe_change(change: &QueueChange) -> String {
+    match change {
+        QueueChange::Pause => "pause".into(),
+        QueueChange::Resume => "resume".into(),
+        QueueChange::Drain => "drain".into(),
+        QueueChange::Limit(None) => "no limit".into(),
+        QueueChange::Limit(Some(limit)) => format!("at most {limit} at once"),
+        QueueChange::Rate(None) => "no rate".into(),
+        QueueChange::Rate(Some(rate)) => {
+            format!("at most {} in {}", rate.count, in_words(rate.per_ms))
         }
     }
 }

@@ -121,6 +121,15 @@ impl<W> Replica<W> {
                     self.propose_next(Command::CancelJob(ids), arrived, waits);
                 }
             }
+            Request::RetryJobs { ids } => {
+                self.propose_whole(Command::RetryJob(ids), waiter, arrived);
+            }
+            Request::PurgeJobs { ids } => {
+                self.propose_whole(Command::PurgeJob(ids), waiter, arrived);
+            }
+            Request::ChangeQueue { queue, change } => {
+                self.propose_whole(Command::ChangeQueue(queue, change), waiter, arrived);
+            }
             Request::Reserve { worker, incarnation, after, max, wait_ms } => {
                 let max = usize::try_from(max).unwrap_or(RESERVE_JOBS_MAX).min(RESERVE_JOBS_MAX);
                 let parked = Parked::Worker { worker, incarnation, after, max };
@@ -129,6 +138,7 @@ impl<W> Replica<W> {
             Request::GetJob { .. }
             | Request::ListJobs(_)
             | Request::WaitJobs { .. }
+            | Request::ListQueues(_)
             | Request::ListWorkers => {
                 self.arriving_reads.push(Read::Client { waiter, request, arrived });
             }
@@ -143,6 +153,13 @@ impl<W> Replica<W> {
             }
             Request::ListLog { from, limit } => self.list_log(from, limit, waiter),
             Request::TransferLeadership { to } => self.transfer(to, waiter),
+        }
+    }
+
+    /// Proposes a command that one request is about.
+    fn propose_whole(&mut self, command: Command, waiter: W, arrived: Ticks) {
+        if let Some(waiter) = self.admit(waiter, arrived) {
+            self.propose_next(command, arrived, vec![Wait::Whole { waiter }]);
         }
     }
 
@@ -164,7 +181,7 @@ impl<W> Replica<W> {
     }
 
     fn submit(&mut self, job: NewJob, waiter: W, arrived: Ticks) {
-        if let Some(fault) = job.body.fault() {
+        if let Some(fault) = job.fault() {
             self.refuse(waiter, Refusal::invalid(fault));
             return;
         }
@@ -184,7 +201,7 @@ impl<W> Replica<W> {
     fn submit_batch(&mut self, jobs: Vec<NewJob>, waiter: W, arrived: Ticks) {
         let Some(waiter) = self.admit(waiter, arrived) else { return };
         let ids = jobs.iter().map(|job| job.id).collect();
-        let refusal = |job: &NewJob| match job.body.fault() {
+        let refusal = |job: &NewJob| match job.fault() {
             Some(fault) => Some(Refusal::invalid(fault)),
             None => self.is_hopeless(job).then(no_room),
         };
@@ -315,7 +332,9 @@ impl<W> Replica<W> {
             Request::WaitJobs { ids, wait_ms } => {
                 self.wait_jobs(waiter, ids, deadline(arrived, wait_ms));
             }
-            Request::ListJobs(_) | Request::ListWorkers => self.answer_from_image(waiter, request),
+            Request::ListJobs(_) | Request::ListWorkers | Request::ListQueues(_) => {
+                self.answer_from_image(waiter, request);
+            }
             Request::Ping
             | Request::SubmitJob(_)
             | Request::SubmitBatch(_)
@@ -326,6 +345,9 @@ impl<W> Replica<W> {
             | Request::ReleaseJobs(_)
             | Request::Reserve { .. }
             | Request::CancelJobs { .. }
+            | Request::RetryJobs { .. }
+            | Request::PurgeJobs { .. }
+            | Request::ChangeQueue { .. }
             | Request::GetClusterStatus { .. }
             | Request::ListLog { .. }
             | Request::TransferLeadership { .. } => {
@@ -431,7 +453,8 @@ fn job_bytes(job: &NewJob) -> usize {
         Body::Command(words) => words.len(),
         Body::Payload(_) => 0,
     };
-    job.body.len() + words + ITEM_OVERHEAD_BYTES
+    let options = job.options.as_ref().map_or(0, |options| options.memory());
+    job.body.len() + words + options + ITEM_OVERHEAD_BYTES
 }
 
 fn deadline(arrived: Ticks, wait_ms: u64) -> Ticks {

@@ -49,6 +49,11 @@ pub enum Wait<W> {
         /// Who.
         waiter: W,
     },
+    /// Something that the entry is about as a whole: jobs to be tried again or forgotten, a queue's rules.
+    Whole {
+        /// Who.
+        waiter: W,
+    },
     /// Jobs given back.
     Release {
         /// Who.
@@ -65,6 +70,7 @@ impl<W> Wait<W> {
             | Self::Update { waiter, .. }
             | Self::Register { waiter, .. }
             | Self::Cancel { waiter }
+            | Self::Whole { waiter }
             | Self::Release { waiter } => waiter,
         }
     }

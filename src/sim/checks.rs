@@ -6,6 +6,7 @@ use crate::jobs::command::Limits;
 use crate::jobs::list::Filter;
 use crate::jobs::machine::Machine;
 use crate::replica::core::Replica;
+use crate::sim::client::asks_of;
 use crate::sim::generate::seen;
 use crate::sim::history::check_jobs;
 use crate::sim::holders::Holders;
@@ -70,8 +71,12 @@ impl Checks {
         records.retain(|record| round.contains(&record.job));
         let limits = machine.limits();
         let may_forget = limits.finished_count_max < Limits::default().finished_count_max;
-        let model =
-            JobModel { attempts_max: limits.attempts_max, may_forget, others_report: false };
+        let model = JobModel {
+            attempts_max: limits.attempts_max,
+            may_forget,
+            asks: asks_of,
+            ..JobModel::default()
+        };
         let checked = check_jobs(&model, &records, STEPS_MAX);
         if let Some(fault) = checked.fault() {
             return Err(fault);

@@ -7,11 +7,13 @@ use fastrand::Rng;
 
 use crate::client::error::Error;
 use crate::jobs::job::{Body, JobView, NewJob, Status};
+use crate::jobs::options::{Options, Tags};
+use crate::jobs::rules::{QueueChange, Rate};
 use crate::sim::calling::{Calling, Done, Sending, Up};
 use crate::sim::generate::seen;
-use crate::sim::job_model::{Cancelled, Op, Submitted};
+use crate::sim::job_model::{Asks, Cancelled, Op, Submitted};
 use crate::sim::recorder::{Recorder, new_id};
-use crate::types::{JobId, NodeId, QueueName};
+use crate::types::{JobId, NodeId, QueueName, Tag};
 use crate::wire::message::{Code, Filter, Refusal, Reply, Request};
 
 /// Calls of one client under way at one time, at most.
@@ -67,6 +69,8 @@ pub struct Client {
     burst_ends: u64,
     acknowledged: u64,
     reads: u64,
+    /// It may have made rules for queues that still stand.
+    rules_changed: bool,
 }
 
 impl Client {
@@ -85,6 +89,7 @@ impl Client {
             burst_ends: 0,
             acknowledged: 0,
             reads: 0,
+            rules_changed: false,
         }
     }
 
@@ -98,6 +103,9 @@ impl Client {
         sendings: &mut Vec<Sending>,
     ) {
         self.settle(now, recorder);
+        if !more && self.rules_changed && self.calling.is_empty() {
+            self.settle_rules(now, recorder);
+        }
         if more && now >= self.next_at {
             self.next_at = now + self.pause(now);
             if self.calling.len() < CALLS_MAX {
@@ -111,7 +119,12 @@ impl Client {
     /// Returns when it wants to be asked again.
     #[must_use]
     pub fn wake_at(&self, more: bool) -> u64 {
-        let own = if more { self.next_at } else { u64::MAX };
+        let own = match (more, self.rules_changed) {
+            (true, _) => self.next_at,
+            // What is left to take back is taken back as soon as nothing is open.
+            (false, true) if self.calling.is_empty() => 0,
+            (false, _) => u64::MAX,
+        };
         own.min(self.calling.wake_at())
     }
 
@@ -128,7 +141,7 @@ impl Client {
     /// Tells whether nothing is open.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.calling.is_empty()
+        self.calling.is_empty() && !self.rules_changed
     }
 
     /// Returns how many submits were acknowledged to it, and how many reads.
@@ -147,6 +160,13 @@ impl Client {
     }
 
     fn begin(&mut self, now: u64, recorder: &mut Recorder) {
+        if self.rng.u32(0..40) == 0 {
+            let (queue, change) = (self.queue(), self.change());
+            let began = recorder.moment(now);
+            self.rules_changed = true;
+            let request = Request::ChangeQueue { queue, change };
+            return self.calling.begin_at((), request, None, now, PATIENCE, began);
+        }
         let dice = self.rng.u32(0..100);
         let is_new = dice < self.pace.new_percent && recorder.jobs().len() < ROUND_JOBS_MAX;
         let request =
@@ -161,6 +181,39 @@ impl Client {
         let only = is_aimed.then(|| NodeId(self.rng.u64(1..=self.nodes)));
         let began = recorder.moment(now);
         self.calling.begin_at((), request, only, now, timeout, began);
+    }
+
+    fn queue(&mut self) -> QueueName {
+        QueueName::new(if self.rng.bool() { "a" } else { "b" }).unwrap_or_default()
+    }
+
+    /// Draws a change of a queue's rules.
+    fn change(&mut self) -> QueueChange {
+        match self.rng.u32(0..6) {
+            0 => QueueChange::Pause,
+            1 => QueueChange::Resume,
+            2 => QueueChange::Limit(Some(self.rng.u32(1..4))),
+            3 => QueueChange::Limit(None),
+            4 => {
+                let rate = Rate { count: self.rng.u32(1..20), per_ms: self.rng.u64(100..1000) };
+                QueueChange::Rate(Some(rate))
+            }
+            _ => QueueChange::Rate(None),
+        }
+    }
+
+    /// Takes back the rules that it may have made, so that every job has the time to end.
+    fn settle_rules(&mut self, now: u64, recorder: &mut Recorder) {
+        let changes = [QueueChange::Resume, QueueChange::Limit(None), QueueChange::Rate(None)];
+        for name in ["a", "b"] {
+            for change in changes {
+                let queue = QueueName::new(name).unwrap_or_default();
+                let request = Request::ChangeQueue { queue, change };
+                let began = recorder.moment(now);
+                self.calling.begin_at((), request, None, now, PATIENCE, began);
+            }
+        }
+        self.rules_changed = false;
     }
 
     fn submit_new(&mut self, now: u64, recorder: &mut Recorder) -> Option<Request> {
@@ -232,6 +285,10 @@ impl Client {
     /// Writes down what is over.
     fn settle(&mut self, now: u64, recorder: &mut Recorder) {
         for done in self.calling.take_done() {
+            if matches!(*done.request, Request::ChangeQueue { .. }) {
+                self.rules_changed |= done.result.is_err();
+                continue;
+            }
             let (acknowledged, reads) = write_down(self.number, &done, now, recorder);
             self.acknowledged += acknowledged;
             self.reads += reads;
@@ -452,7 +509,43 @@ pub fn new_job(id: JobId, content: u64) -> NewJob {
         payload.push(u8::try_from(content).unwrap_or(u8::MAX));
         Body::Payload(Bytes::from(payload))
     };
-    NewJob { id, queue: queue_of(id), body }
+    NewJob { id, queue: queue_of(id), body, options: Options::shared(options_of(id)) }
+}
+
+/// Returns what the job of an id asks for: half of them nothing.
+fn options_of(id: JobId) -> Options {
+    let none = Options::default();
+    let [.., dice, _, _] = id.0;
+    match dice % 20 {
+        0 => Options { priority: 9, ..none },
+        1 => Options { priority: 0, retries: 1, backoff_ms: 50, ..none },
+        2 => Options { retries: 2, backoff_ms: 200, ..none },
+        3 => Options { retries: 4, backoff_ms: 0, priority: 7, ..none },
+        4 => Options { delay_ms: Some(1500), ..none },
+        5 => Options { timeout_ms: Some(100), ..none },
+        6 => Options { timeout_ms: Some(400), retries: 1, backoff_ms: 100, ..none },
+        7 => Options { ttl_ms: Some(700), ..none },
+        8 => Options { ttl_ms: Some(300), delay_ms: Some(200), ..none },
+        9 => Options { tags: tagged(), ..none },
+        _ => none,
+    }
+}
+
+/// Returns what the model must know of it.
+#[must_use]
+pub fn asks_of(id: JobId) -> Asks {
+    let options = options_of(id);
+    Asks {
+        retries: options.retries,
+        times_out: options.timeout_ms.is_some(),
+        expires: options.ttl_ms.is_some(),
+    }
+}
+
+/// Returns the tags that some jobs ask for, and that some workers have.
+#[must_use]
+pub fn tagged() -> Tags {
+    Tags::new(Tag::new("t"))
 }
 
 fn content_of(job: &NewJob) -> u64 {

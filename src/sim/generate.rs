@@ -12,6 +12,7 @@ use crate::jobs::command::{
 };
 use crate::jobs::job::{Body, JobView, NewJob, Serves, Status, Verdict};
 use crate::jobs::machine::Machine;
+use crate::jobs::options::Tags;
 use crate::sim::history::Record;
 use crate::sim::job_model::{Cancelled, Op, Reported, Seen, Submitted};
 use crate::types::{Fence, Incarnation, JobId, Millis, QueueName, WorkerId};
@@ -104,6 +105,7 @@ impl World {
             incarnation: former.next(None, self.rng.u64(..)),
             slots: 4096,
             serves: Serves::Commands,
+            tags: Tags::default(),
             gave_up: self.rng.bool().then_some(former),
         };
         self.command(Command::RegisterWorker(registration));
@@ -148,7 +150,7 @@ impl World {
         // Now and then the id is used for something else.
         let content = u64::from(self.rng.u32(0..12) == 0);
         let body = Body::Command(vec!["true".into(), content.to_string()]);
-        let new = NewJob { id, queue: QueueName::default(), body };
+        let new = NewJob::plain(id, QueueName::default(), body);
         let Outcome::Submitted(results) = self.command(Command::SubmitJob(vec![new])) else {
             return;
         };
@@ -156,7 +158,10 @@ impl World {
             Some(SubmitOutcome::Created) => Submitted::Created,
             Some(SubmitOutcome::Known) => Submitted::Known,
             Some(SubmitOutcome::AlreadyExists) => Submitted::AlreadyExists,
-            Some(SubmitOutcome::Exhausted | SubmitOutcome::Invalid(_)) | None => return,
+            Some(
+                SubmitOutcome::Exhausted | SubmitOutcome::Draining | SubmitOutcome::Invalid(_),
+            )
+            | None => return,
         };
         self.record(id, Op::Submit { content, repeated: false, outcome: Some(outcome) }, true);
     }

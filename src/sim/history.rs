@@ -127,7 +127,7 @@ pub fn check_jobs(model: &JobModel, records: &[Record], steps_max: u64) -> Check
         let history = operations(&records);
         checked.jobs += 1;
         checked.operations += history.len() as u64;
-        match linear::check(model, &history, steps_max) {
+        match linear::check(&model.of(job), &history, steps_max) {
             Verdict::Legal { steps } => checked.steps += steps,
             Verdict::Undecided { steps } => {
                 checked.steps += steps;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::jobs::job::Status;
 use crate::sim::linear::Model;
+use crate::types::JobId;
 
 /// One operation on one job, with what came of it. An outcome of `None` is unknown: it was done, or not, or is yet
 /// to be. An operation that certainly was not done is no operation.
@@ -133,12 +134,56 @@ pub struct JobModel {
     pub may_forget: bool,
     /// Workers whose reports are not in the history end jobs too: those built into the nodes.
     pub others_report: bool,
+    /// What each job asks for.
+    pub asks: fn(JobId) -> Asks,
+    /// What this one asks for.
+    pub asked: Asks,
+}
+
+/// What a job asks for, as far as it changes what may become of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asks {
+    /// So many attempts may fail before the last one.
+    pub retries: u32,
+    /// An attempt that takes too long is taken away.
+    pub times_out: bool,
+    /// If it is not begun for long, it fails.
+    pub expires: bool,
+}
+
+impl JobModel {
+    /// Returns the model of one job.
+    #[must_use]
+    pub fn of(&self, job: JobId) -> Self {
+        Self { asked: (self.asks)(job), ..*self }
+    }
+
+    /// Attempts it has, whatever becomes of them.
+    fn attempts(&self) -> u32 {
+        self.attempts_max.max(self.asked.retries + 1)
+    }
+
+    /// Tells whether the queue by itself may end it as failed with this attempt.
+    fn may_be_last(&self, attempt: u32) -> bool {
+        attempt == self.attempts() || self.asked.times_out && attempt > self.asked.retries
+    }
+
+    /// Tells whether it may fail by itself before it is begun.
+    fn may_expire(&self, at: Live) -> bool {
+        self.asked.expires && !at.runs && at.fence == 0
+    }
 }
 
 impl Default for JobModel {
     /// The cluster's own limit, nothing forgotten, every report in the history.
     fn default() -> Self {
-        Self { attempts_max: 3, may_forget: false, others_report: false }
+        Self {
+            attempts_max: 3,
+            may_forget: false,
+            others_report: false,
+            asks: |_| Asks::default(),
+            asked: Asks::default(),
+        }
     }
 }
 
@@ -213,7 +258,7 @@ pub enum Last {
     From(Live),
     /// It ran, here or further on.
     RanFrom(Live),
-    /// It ran, here or further on, and its worker was lost with the last attempt it had.
+    /// It ran, here or further on, and was taken from its worker with the last attempt it had.
     LostFrom(Live),
 }
 
@@ -235,7 +280,8 @@ impl Live {
 
 impl Last {
     /// Tells whether the last attempt may have been this one.
-    fn admits(self, attempt: u32, fence: u64, attempts_max: u32) -> bool {
+    fn admits(self, attempt: u32, fence: u64, model: &JobModel) -> bool {
+        let attempts_max = model.attempts();
         let reaches = |from: Live, runs| from.reaches(Live { attempt, fence, runs }, attempts_max);
         match self {
             Self::Exactly { attempt: a, fence: f } => (a, f) == (attempt, fence),
@@ -244,13 +290,13 @@ impl Last {
             }
             Self::From(from) => reaches(from, true) || reaches(from, false),
             Self::RanFrom(from) => reaches(from, true),
-            Self::LostFrom(from) => attempt == attempts_max && reaches(from, true),
+            Self::LostFrom(from) => model.may_be_last(attempt) && reaches(from, true),
         }
     }
 
     /// Tells whether the last token may have been this one.
-    fn admits_fence(self, fence: u64, attempts_max: u32) -> bool {
-        (1..=attempts_max).any(|attempt| self.admits(attempt, fence, attempts_max))
+    fn admits_fence(self, fence: u64, model: &JobModel) -> bool {
+        (1..=model.attempts()).any(|attempt| self.admits(attempt, fence, model))
     }
 }
 
@@ -282,7 +328,7 @@ impl Model for JobModel {
             Op::Assigned { attempt, fence } => {
                 let to = Live { attempt: *attempt, fence: *fence, runs: true };
                 if let State::Live { content, at } = *state
-                    && at.reaches(to, self.attempts_max)
+                    && at.reaches(to, self.attempts())
                 {
                     next.push(State::Live { content, at: to });
                 }
@@ -328,8 +374,12 @@ impl JobModel {
                     Status::Completed | Status::Failed => {
                         let ends =
                             |reported| Ending { status, result: Some(result), reported, last };
-                        let fits = |from: Last| from.admits(attempt, fence, self.attempts_max);
-                        if status == Status::Failed && result == 0 && fits(Last::LostFrom(at)) {
+                        let fits = |from: Last| from.admits(attempt, fence, self);
+                        let expired = self.may_expire(at) && (attempt, fence) == (1, 0);
+                        if status == Status::Failed
+                            && result == 0
+                            && (expired || fits(Last::LostFrom(at)))
+                        {
                             next.push(State::Ended { content, ending: ends(false) });
                         }
                         if self.others_report && fits(Last::RanFrom(at)) {
@@ -339,14 +389,14 @@ impl JobModel {
                     }
                 };
                 let to = Live { attempt, fence, runs };
-                if result == 0 && at.reaches(to, self.attempts_max) {
+                if result == 0 && at.reaches(to, self.attempts()) {
                     next.push(State::Live { content, at: to });
                 }
             }
             State::Ended { content, ending } => {
                 let fits = ending.status == status
                     && ending.result.is_none_or(|known| known == result)
-                    && ending.last.admits(attempt, fence, self.attempts_max);
+                    && ending.last.admits(attempt, fence, self);
                 if fits {
                     let ending = Ending { result: Some(result), last, ..ending };
                     next.push(State::Ended { content, ending });
@@ -382,12 +432,16 @@ impl JobModel {
                 let told = |status_: Status| status.is_none_or(|status| status == status_);
                 let mut push = |ending| next.push(State::Ended { content, ending });
                 if told(Status::Failed) {
-                    push(Ending {
+                    let failed = |last| Ending {
                         status: Status::Failed,
                         result: Some(0),
                         reported: false,
-                        last: Last::LostFrom(at),
-                    });
+                        last,
+                    };
+                    push(failed(Last::LostFrom(at)));
+                    if self.may_expire(at) {
+                        push(failed(Last::Exactly { attempt: 1, fence: 0 }));
+                    }
                 }
                 for status in [Status::Completed, Status::Failed] {
                     if self.others_report && told(status) {
@@ -420,16 +474,30 @@ impl JobModel {
     ) {
         match (state, outcome) {
             (State::Live { content, at }, None | Some(Reported::Applied)) => {
-                let last = if at.runs && at.fence == fence {
-                    Last::Exactly { attempt: at.attempt, fence }
-                } else if fence > at.fence {
-                    Last::Under { fence, attempt_min: at.attempt }
-                } else {
-                    return;
-                };
                 let (status, result) = verdict;
-                let ending = Ending { status, result: Some(result), reported: true, last };
-                next.push(State::Ended { content, ending });
+                let retries = if status == Status::Failed { self.asked.retries } else { 0 };
+                let is_known = at.runs && at.fence == fence;
+                if !is_known && fence <= at.fence {
+                    // The report of an attempt before, once more: it found its own work done.
+                    let is_repeat = retries > 0 && outcome.is_some() && at.attempt > 1;
+                    next.extend(is_repeat.then_some(state));
+                    return;
+                }
+                // Which attempt it was is known, or it is a later one.
+                let most = if is_known { at.attempt } else { self.attempts() };
+                for attempt in at.attempt..=most.min(retries) {
+                    let at = Live { attempt: attempt + 1, fence, runs: false };
+                    next.push(State::Live { content, at });
+                }
+                let attempt_min = at.attempt.max(retries + 1);
+                if attempt_min <= most {
+                    let last = match is_known {
+                        true => Last::Exactly { attempt: at.attempt, fence },
+                        false => Last::Under { fence, attempt_min },
+                    };
+                    let ending = Ending { status, result: Some(result), reported: true, last };
+                    next.push(State::Ended { content, ending });
+                }
             }
             (State::Live { content, at }, Some(Reported::StaleFence)) => {
                 if !at.runs || at.fence != fence {
@@ -440,9 +508,10 @@ impl JobModel {
                 let waits =
                     |attempt| State::Live { content, at: Live { attempt, fence, runs: false } };
                 next.push(waits(at.attempt));
-                if at.attempt < self.attempts_max {
+                if at.attempt < self.attempts() {
                     next.push(waits(at.attempt + 1));
-                } else {
+                }
+                if self.may_be_last(at.attempt) {
                     let ending = Ending {
                         status: Status::Failed,
                         result: Some(0),
@@ -454,7 +523,7 @@ impl JobModel {
             }
             (State::Ended { content, ending }, Some(Reported::Applied)) => {
                 // The same report again finds its own work done.
-                if ending.reported && ending.last.admits_fence(fence, self.attempts_max) {
+                if ending.reported && ending.last.admits_fence(fence, self) {
                     let last = match ending.last {
                         Last::From(at) | Last::RanFrom(at) | Last::LostFrom(at) => {
                             Last::Under { fence, attempt_min: at.attempt }
@@ -462,6 +531,9 @@ impl JobModel {
                         Last::Exactly { .. } | Last::Under { .. } => ending.last,
                     };
                     next.push(State::Ended { content, ending: Ending { last, ..ending } });
+                } else if verdict.0 == Status::Failed && self.asked.retries > 0 {
+                    // So does that of an attempt before the last one.
+                    next.push(state);
                 }
             }
             (State::Ended { ending, .. }, Some(Reported::StaleFence)) => {

@@ -1,6 +1,6 @@
 //! One more machine, fed entry by entry: what each came to is looked at, not only where all of them led.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::jobs::codec;
 use crate::jobs::command::{Command, Event};
@@ -11,7 +11,7 @@ use crate::raft::core::Role;
 use crate::raft::message::EntryKind;
 use crate::replica::core::Replica;
 use crate::sim::checks::Violation;
-use crate::types::{Fence, Index, JobId, NodeId, Term, WorkerId};
+use crate::types::{Fence, Index, JobId, NodeId, QueueName, Term, WorkerId};
 
 /// Entries fetched from a replica in one go, in bytes.
 const BYTES_MAX: usize = 1 << 30;
@@ -41,11 +41,15 @@ struct Progress {
 
 /// The shadow: what any replica has that applied the same entries.
 ///
-/// - `line` has exactly the jobs that are pending in `machine`, by their place in commit order.
+/// - `line` has exactly the jobs that are pending in `machine` and not held, by their place in line.
+/// - `held` has those that are held.
 #[derive(Debug, Default)]
 pub struct Shadow {
     machine: Machine,
     line: BTreeMap<u64, Waiting>,
+    held: BTreeSet<JobId>,
+    /// Queues that have or had rules, and until which entry: they may give out less than waits in them.
+    ruled: BTreeMap<QueueName, Index>,
     /// The newest assignment that names a job, whether it held or not.
     named: BTreeMap<JobId, Index>,
     newest_fence: Fence,
@@ -123,6 +127,8 @@ impl Shadow {
                         format!("entry {} cannot be read: {error}", entry.index)
                     })?;
                     let applied = self.machine.apply(entry.index, &stamped);
+                    self.note_rules(entry.index);
+                    self.release_held(entry.index);
                     if let Command::AssignJob(pairs) = &stamped.command {
                         self.named.extend(pairs.iter().map(|pair| (pair.job, entry.index)));
                         self.assigned(entry.index, entry.term, &applied.events)?;
@@ -154,7 +160,9 @@ impl Shadow {
     /// Takes a machine as it is.
     fn jump(&mut self, machine: &Machine) {
         self.machine = machine.clone();
+        self.note_rules(self.machine.applied_index());
         self.line.clear();
+        self.held.clear();
         let mut filter = Filter { status: Some(Status::Pending), limit: PAGE, ..Filter::default() };
         loop {
             let (jobs, more) = self.machine.list(&filter);
@@ -170,10 +178,34 @@ impl Shadow {
     /// Puts a job where it is now: in the line, or out of it.
     fn place(&mut self, id: JobId, since: Index) {
         let Some(job) = self.machine.job(id) else { return };
-        if job.status == Status::Pending {
-            self.line.entry(job.sequence).or_insert(Waiting { job: id, since });
+        let place = job.place();
+        if job.status != Status::Pending || job.is_held() {
+            self.line.remove(&place);
         } else {
-            self.line.remove(&job.sequence);
+            self.line.entry(place).or_insert(Waiting { job: id, since });
+        }
+        match job.is_held() {
+            true => self.held.insert(id),
+            false => self.held.remove(&id),
+        };
+    }
+
+    /// Puts into the line what was held until now.
+    fn release_held(&mut self, since: Index) {
+        let is_held = |id: &JobId| self.machine.job(*id).is_some_and(|job| job.is_held());
+        let released: Vec<JobId> = self.held.iter().filter(|id| !is_held(id)).copied().collect();
+        for id in released {
+            self.held.remove(&id);
+            self.place(id, since);
+        }
+    }
+
+    /// Notes which queues have rules.
+    fn note_rules(&mut self, index: Index) {
+        for (name, queue) in self.machine.queues() {
+            if queue.rules.is_some() {
+                self.ruled.insert(name.clone(), index);
+            }
         }
     }
 
@@ -192,9 +224,9 @@ impl Shadow {
                 return Err(format!("fence {fence} comes after {}", self.newest_fence));
             }
             self.newest_fence = *fence;
-            let Some(sequence) = self.machine.job(*job).map(|job| job.sequence) else { continue };
+            let Some(place) = self.machine.job(*job).map(|job| job.place()) else { continue };
             if let Some(knew) = knew
-                && let Some(passed) = self.passed_over(sequence, worker, knew)
+                && let Some(passed) = self.passed_over(place, worker, knew)
             {
                 return Err(format!(
                     "job {passed} waited longer, worker {worker} takes it, and the entry {index} gives it job {job}"
@@ -206,16 +238,19 @@ impl Shadow {
 
     /// Finds a job that waited before that place, that the worker takes, and that the leader knew to wait: it was
     /// given to nobody since.
-    fn passed_over(&self, sequence: u64, worker: &WorkerId, knew: Index) -> Option<JobId> {
+    fn passed_over(&self, place: u64, worker: &WorkerId, knew: Index) -> Option<JobId> {
         let worker = self.machine.worker(worker)?;
-        let older = self.line.range(..sequence).map(|(_, waiting)| waiting);
+        let older = self.line.range(..place).map(|(_, waiting)| waiting);
         let mut known = older.filter(|waiting| {
             let is_named = self.named.get(&waiting.job).is_some_and(|at| *at > knew);
             waiting.since <= knew && !is_named
         });
         let passed = known.find(|waiting| {
-            let lane = self.machine.job(waiting.job).map(|job| job.lane());
-            lane.is_some_and(|lane| worker.takes(&lane))
+            let job = self.machine.job(waiting.job);
+            job.is_some_and(|job| {
+                let is_ruled = self.ruled.get(&job.queue).is_some_and(|until| *until >= knew);
+                !is_ruled && worker.takes(&job.class())
+            })
         });
         passed.map(|waiting| waiting.job)
     }
@@ -226,6 +261,7 @@ mod tests {
     use super::*;
     use crate::jobs::command::{Pair, Registration, Stamped};
     use crate::jobs::job::{Body, NewJob, Serves};
+    use crate::jobs::options::Tags;
     use crate::types::{Incarnation, Millis, QueueName};
 
     fn id(number: u8) -> JobId {
@@ -252,6 +288,7 @@ mod tests {
                 incarnation: Incarnation(1),
                 slots: 2,
                 serves: Serves::Commands,
+                tags: Tags::default(),
                 gave_up: None,
             }),
         );
@@ -259,7 +296,7 @@ mod tests {
             let (queue, body) = (QueueName::default(), Body::Command(vec!["true".into()]));
             let (index, _) = apply(
                 &mut shadow,
-                Command::SubmitJob(vec![NewJob { id: id(number), queue, body }]),
+                Command::SubmitJob(vec![NewJob::plain(id(number), queue, body)]),
             );
             shadow.place(id(number), index);
         }

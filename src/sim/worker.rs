@@ -11,9 +11,11 @@ use crate::client::error::Error;
 use crate::client::moment::Moment;
 use crate::jobs::command::StatusUpdate;
 use crate::jobs::job::{Assignment, Serves, Verdict};
+use crate::jobs::options::Tags;
 use crate::replica::view::Notice;
 use crate::sim::calling::{Calling, Done, Sending, Up};
 use crate::sim::checks::Violation;
+use crate::sim::client::tagged;
 use crate::sim::generate::result_of;
 use crate::sim::holders::Holders;
 use crate::sim::home::{Home, News};
@@ -123,7 +125,7 @@ impl Worker {
         };
         let name = WorkerId::new(&format!("sim-{number}")).expect("a plain name");
         let slots = rng.u32(1..6);
-        let duty = duty(&name, &serves, slots, 0, &mut rng);
+        let duty = duty(number, &name, &serves, slots, 0, &mut rng);
         Self {
             number,
             habits: Habits::draw(&mut rng),
@@ -213,7 +215,7 @@ impl Worker {
             _ => 0,
         };
         let wall = now.saturating_sub(set_back);
-        self.duty = duty(&self.name, &self.serves, self.slots, wall, &mut self.rng);
+        self.duty = duty(self.number, &self.name, &self.serves, self.slots, wall, &mut self.rng);
     }
 
     /// Stands still, and does not know it.
@@ -597,11 +599,21 @@ fn reports(request: &Request) -> &[StatusUpdate] {
     }
 }
 
-fn duty(name: &WorkerId, serves: &Serves, slots: u32, wall: u64, rng: &mut Rng) -> Duty {
+fn duty(
+    number: u64,
+    name: &WorkerId,
+    serves: &Serves,
+    slots: u32,
+    wall: u64,
+    rng: &mut Rng,
+) -> Duty {
     let queues = match serves {
         Serves::Commands => Vec::new(),
         Serves::Payloads(queues) => queues.clone(),
     };
     let first = Incarnation::first(Millis(wall), rng.u64(..));
+    // The first of each kind can do everything, or some jobs never end.
+    let tags = if number < 3 { tagged() } else { Tags::default() };
     Duty::new(name.clone(), first, queues, slots, Timing::default(), GRACE, rng.u64(..))
+        .with_tags(tags)
 }

@@ -1,6 +1,7 @@
 //! The jobs of a batch on their way in: their payloads stay where they are, in the frame.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::de::{
@@ -8,6 +9,7 @@ use serde::de::{
 };
 
 use crate::jobs::job::{Body, NewJob};
+use crate::jobs::options::Options;
 use crate::pack::unpack::ListOf;
 use crate::types::{JobId, QueueName};
 use crate::wire::error::WireError;
@@ -71,7 +73,7 @@ impl<'de> Visitor<'de> for Jobs<'_> {
         while let Some(key) = map.next_key::<Key>()? {
             match key {
                 Key::Jobs => {
-                    let each = JobSeed { frame: self.0, former: None };
+                    let each = JobSeed { frame: self.0, former: None, options: None };
                     jobs = Some(map.next_value_seed(ListOf(each))?);
                 }
                 Key::Other => {
@@ -97,13 +99,15 @@ struct JobSeed<'a> {
     frame: &'a Bytes,
     /// The queue of the one before: many in a row are of one queue, and share its name.
     former: Option<QueueName>,
+    /// The options of the last one that had any, shared likewise.
+    options: Option<Arc<Options>>,
 }
 
 impl<'de> DeserializeSeed<'de> for &mut JobSeed<'_> {
     type Value = NewJob;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<NewJob, D::Error> {
-        let JobIn { id, queue, body } = JobIn::deserialize(deserializer)?;
+        let JobIn { id, queue, body, options } = JobIn::deserialize(deserializer)?;
         let queue = queue.unwrap_or(QueueName::DEFAULT);
         let queue =
             QueueName::new_or_shared(queue, self.former.as_ref()).map_err(D::Error::custom)?;
@@ -112,7 +116,11 @@ impl<'de> DeserializeSeed<'de> for &mut JobSeed<'_> {
             BodyIn::Command(words) => Body::Command(words),
             BodyIn::Payload(payload) => Body::Payload(self.frame.slice_ref(payload)),
         };
-        Ok(NewJob { id, queue, body })
+        let options = options.map(|options| match &self.options {
+            Some(former) if **former == options => Arc::clone(former),
+            Some(_) | None => Arc::clone(self.options.insert(Arc::new(options))),
+        });
+        Ok(NewJob { id, queue, body, options })
     }
 }
 
@@ -124,6 +132,7 @@ struct JobIn<'a> {
     queue: Option<&'a str>,
     #[serde(borrow)]
     body: BodyIn<'a>,
+    options: Option<Options>,
 }
 
 #[derive(serde::Deserialize)]

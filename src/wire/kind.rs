@@ -29,6 +29,14 @@ pub const GET_CLUSTER_STATUS: u8 = 0x18;
 pub const LIST_LOG: u8 = 0x19;
 /// Leadership to hand over.
 pub const TRANSFER_LEADERSHIP: u8 = 0x1a;
+/// A page of queues.
+pub const LIST_QUEUES: u8 = 0x1b;
+/// The rules of a queue to change.
+pub const CHANGE_QUEUE: u8 = 0x1c;
+/// Jobs that failed or were cancelled, to be tried again.
+pub const RETRY_JOBS: u8 = 0x1d;
+/// Jobs that ended, to be forgotten.
+pub const PURGE_JOBS: u8 = 0x1e;
 
 /// A start of a worker.
 pub const REGISTER_WORKER: u8 = 0x20;
@@ -103,6 +111,14 @@ pub const CLUSTER_STATUS: u8 = 0x98;
 pub const LOG: u8 = 0x99;
 /// Answers [`TRANSFER_LEADERSHIP`].
 pub const TRANSFERRED: u8 = 0x9a;
+/// Answers [`LIST_QUEUES`].
+pub const QUEUES: u8 = 0x9b;
+/// Answers [`CHANGE_QUEUE`].
+pub const QUEUE_CHANGED: u8 = 0x9c;
+/// Answers [`RETRY_JOBS`].
+pub const RETRIED: u8 = 0x9d;
+/// Answers [`PURGE_JOBS`].
+pub const PURGED: u8 = 0x9e;
 /// Answers [`REGISTER_WORKER`].
 pub const REGISTERED: u8 = 0xa0;
 /// Answers [`HEARTBEAT`].
@@ -116,7 +132,7 @@ pub const UPDATED: u8 = 0xa3;
 pub const RELEASED: u8 = 0xa5;
 
 /// Every kind with its name, in order of number: the registry of `wire-spec.md`.
-pub const ALL: [(u8, &str); 53] = [
+pub const ALL: [(u8, &str); 61] = [
     (HELLO, "HELLO"),
     (WELCOME, "WELCOME"),
     (REJECT, "REJECT"),
@@ -131,6 +147,10 @@ pub const ALL: [(u8, &str); 53] = [
     (GET_CLUSTER_STATUS, "GET_CLUSTER_STATUS"),
     (LIST_LOG, "LIST_LOG"),
     (TRANSFER_LEADERSHIP, "TRANSFER_LEADERSHIP"),
+    (LIST_QUEUES, "LIST_QUEUES"),
+    (CHANGE_QUEUE, "CHANGE_QUEUE"),
+    (RETRY_JOBS, "RETRY_JOBS"),
+    (PURGE_JOBS, "PURGE_JOBS"),
     (REGISTER_WORKER, "REGISTER_WORKER"),
     (HEARTBEAT, "HEARTBEAT"),
     (RESERVE, "RESERVE"),
@@ -165,6 +185,10 @@ pub const ALL: [(u8, &str); 53] = [
     (CLUSTER_STATUS, "CLUSTER_STATUS"),
     (LOG, "LOG"),
     (TRANSFERRED, "TRANSFERRED"),
+    (QUEUES, "QUEUES"),
+    (QUEUE_CHANGED, "QUEUE_CHANGED"),
+    (RETRIED, "RETRIED"),
+    (PURGED, "PURGED"),
     (REGISTERED, "REGISTERED"),
     (HEARTBEAT_ACK, "HEARTBEAT_ACK"),
     (RESERVED, "RESERVED"),
@@ -176,7 +200,7 @@ pub const ALL: [(u8, &str); 53] = [
 /// exactly one answer.
 #[must_use]
 pub fn is_request(kind: u8) -> bool {
-    matches!(kind, PING..=TRANSFER_LEADERSHIP | REGISTER_WORKER..=RELEASE_JOBS)
+    matches!(kind, PING..=PURGE_JOBS | REGISTER_WORKER..=RELEASE_JOBS)
 }
 
 /// Tells whether frames of this kind travel on the Raft lane.
@@ -219,7 +243,7 @@ mod tests {
                 [is_request(kind), is_peer(kind), is_bulk(kind), is_reply(kind), kind <= REJECT];
             assert_eq!(families.iter().filter(|is| **is).count(), 1, "{name}");
         }
-        assert!(!is_request(0x1b) && !is_request(0x26) && !is_peer(0x4a) && !is_bulk(0x56));
+        assert!(!is_request(0x1f) && !is_request(0x26) && !is_peer(0x4a) && !is_bulk(0x56));
     }
 
     #[test]

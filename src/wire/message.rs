@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::jobs::command::{Registration, Release, StatusUpdate};
 use crate::jobs::job::{Assignment, JobView, NewJob, Serves, Status};
+use crate::jobs::options::Tags;
+use crate::jobs::rules::{QueueChange, Rate, in_words};
 use crate::types::{
     ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Term, WorkerId,
 };
@@ -18,6 +20,9 @@ pub const BATCH_UPDATES_MAX: usize = 128;
 
 /// Jobs in one page of `ListJobs`, at most; a larger limit is lowered to it.
 pub const LIST_JOBS_MAX: usize = 1000;
+
+/// Queues in one page of `ListQueues`, at most; a larger limit is lowered to it.
+pub const LIST_QUEUES_MAX: usize = 1000;
 
 /// Ids in one `WaitJobs`, at most.
 pub const WAIT_JOBS_MAX: usize = 1024;
@@ -107,6 +112,36 @@ pub enum Request {
         /// To whom; `None`: the one that is furthest.
         to: Option<NodeId>,
     },
+    /// A page of queues in order of name, linearizable on any node: [`Reply::Queues`].
+    ListQueues(QueueFilter),
+    /// Changes the rules of a queue: [`Reply::QueueChanged`]. Leader only.
+    ChangeQueue {
+        /// Which; it need not have a job.
+        queue: QueueName,
+        /// How.
+        change: QueueChange,
+    },
+    /// Has jobs that failed or were cancelled tried again: [`Reply::Retried`]. Leader only.
+    RetryJobs {
+        /// Which; at most [`WAIT_JOBS_MAX`].
+        ids: Vec<JobId>,
+    },
+    /// Forgets jobs that have ended: [`Reply::Purged`]. Leader only.
+    PurgeJobs {
+        /// Which; at most [`WAIT_JOBS_MAX`].
+        ids: Vec<JobId>,
+    },
+}
+
+/// Which queues to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct QueueFilter {
+    /// Only after this name: the last one of the page before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<QueueName>,
+    /// At most so many; lowered to [`LIST_QUEUES_MAX`]; 0 means that many.
+    pub limit: u32,
 }
 
 /// Which jobs to list.
@@ -176,6 +211,19 @@ pub enum Reply {
         /// The chosen node.
         to: NodeId,
     },
+    /// A page of queues; with `more`, ask again after the last name.
+    Queues {
+        /// The page.
+        queues: Vec<QueueView>,
+        /// Whether there are more.
+        more: bool,
+    },
+    /// The rules stand.
+    QueueChanged(QueueChanged),
+    /// A result for each job to be tried again, in order.
+    Retried(Vec<Result<(), Refusal>>),
+    /// A result for each job to be forgotten, in order.
+    Purged(Vec<Result<(), Refusal>>),
     /// No.
     Refused(Refusal),
 }
@@ -187,6 +235,61 @@ pub struct Submitted {
     pub id: JobId,
     /// `false`: the same submit was taken before.
     pub created: bool,
+}
+
+/// What a queue has when its rules were changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueChanged {
+    /// Jobs that wait.
+    pub pending: u64,
+    /// Jobs that run.
+    pub running: u64,
+}
+
+/// A queue: its jobs and its rules.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueView {
+    /// Its name.
+    pub name: QueueName,
+    /// Jobs that wait.
+    pub pending: u64,
+    /// Those of them that wait for a time to come.
+    pub held: u64,
+    /// Jobs that run.
+    pub running: u64,
+    /// Jobs kept that completed.
+    pub completed: u64,
+    /// Jobs kept that failed.
+    pub failed: u64,
+    /// Jobs kept that were cancelled.
+    pub cancelled: u64,
+    /// It gives out no jobs since then, on the log's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused_ms: Option<Millis>,
+    /// It takes no new jobs since then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draining_ms: Option<Millis>,
+    /// So many of its jobs run at once, at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// So many of its jobs begin in a time, at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+}
+
+impl QueueView {
+    /// Says what its users have decided about it, in a few words; `-` for nothing.
+    #[must_use]
+    pub fn rules_in_words(&self) -> String {
+        let rules = [
+            self.paused_ms.map(|_| "paused".to_owned()),
+            self.draining_ms.map(|_| "draining".to_owned()),
+            self.limit.map(|limit| format!("limit={limit}")),
+            self.rate.map(|rate| format!("rate={}/{}", rate.count, in_words(rate.per_ms))),
+        ];
+        let rules: Vec<String> = rules.into_iter().flatten().collect();
+        if rules.is_empty() { "-".into() } else { rules.join(",") }
+    }
 }
 
 /// The error codes: gRPC's names and meanings, and two of our own (`wire-spec.md`, errors).
@@ -255,6 +358,9 @@ pub struct WorkerView {
     pub incarnation: Incarnation,
     /// What it takes.
     pub serves: Serves,
+    /// What it has.
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    pub tags: Tags,
     /// Jobs it runs at once.
     pub slots: u32,
     /// Jobs it runs now.

@@ -10,9 +10,9 @@ use crate::types::{NodeId, Term};
 use crate::wire::error::{WireError, check_header, not};
 use crate::wire::frame::{BODY_BYTES_MAX, Frame};
 use crate::wire::kind;
-use crate::wire::message::{Code, LogLine, Refusal, Reply, WorkerView};
+use crate::wire::message::{Code, LogLine, QueueView, Refusal, Reply, WorkerView};
 use crate::wire::named;
-use crate::wire::request::body_bytes_max;
+use crate::wire::request::{body_bytes_max, options_bytes_max};
 
 /// What the keys, names and numbers of one item of a list take at most, beside its body, output, texts
 /// and lists.
@@ -51,6 +51,10 @@ impl Reply {
             Self::ClusterStatus(_) => kind::CLUSTER_STATUS,
             Self::Log(_) => kind::LOG,
             Self::Transferred { .. } => kind::TRANSFERRED,
+            Self::Queues { .. } => kind::QUEUES,
+            Self::QueueChanged(_) => kind::QUEUE_CHANGED,
+            Self::Retried(_) => kind::RETRIED,
+            Self::Purged(_) => kind::PURGED,
             Self::Refused(_) => kind::REFUSED,
         }
     }
@@ -96,6 +100,10 @@ impl Reply {
             | Self::Workers(_)
             | Self::ClusterStatus(_)
             | Self::Transferred { .. }
+            | Self::Queues { .. }
+            | Self::QueueChanged(_)
+            | Self::Retried(_)
+            | Self::Purged(_)
             | Self::Refused(_) => self,
         }
     }
@@ -112,7 +120,10 @@ impl Reply {
             Self::Waited(results) => results.iter().flatten().map(job_bytes_max).sum(),
             Self::Workers(workers) => workers.len().saturating_mul(ITEM_OVERHEAD_BYTES),
             Self::SubmittedBatch(results) => results.len().saturating_mul(RESULT_BYTES),
-            Self::Updated(results) => results.len().saturating_mul(RESULT_BYTES),
+            Self::Updated(results) | Self::Retried(results) | Self::Purged(results) => {
+                results.len().saturating_mul(RESULT_BYTES)
+            }
+            Self::Queues { queues, .. } => queues.len().saturating_mul(ITEM_OVERHEAD_BYTES),
             Self::Cancelled(results) => results.len().saturating_mul(RESULT_BYTES),
             Self::Pong
             | Self::Submitted(_)
@@ -121,6 +132,7 @@ impl Reply {
             | Self::Released { .. }
             | Self::ClusterStatus(_)
             | Self::Transferred { .. }
+            | Self::QueueChanged(_)
             | Self::Refused(_) => ITEM_OVERHEAD_BYTES,
         };
         held.min(BODY_BYTES_MAX)
@@ -156,12 +168,12 @@ impl Reply {
             kind::HEARTBEAT_ACK => {
                 named::decode(name, body).map(|TermBody { term }| Self::HeartbeatAck { term })
             }
-            kind::UPDATED => {
-                let results: Vec<Result<Nothing, Refusal>> = results(name, body)?;
-                Ok(Self::Updated(
-                    results.into_iter().map(|item| item.map(|Nothing {}| ())).collect(),
-                ))
-            }
+            kind::UPDATED => done(name, body).map(Self::Updated),
+            kind::RETRIED => done(name, body).map(Self::Retried),
+            kind::PURGED => done(name, body).map(Self::Purged),
+            kind::QUEUES => named::decode(name, body)
+                .map(|QueuesBody { queues, more }| Self::Queues { queues, more }),
+            kind::QUEUE_CHANGED => named::decode(name, body).map(Self::QueueChanged),
             kind::RELEASED => {
                 named::decode(name, body).map(|CountBody { count }| Self::Released { count })
             }
@@ -213,6 +225,10 @@ impl Reply {
             | Self::Workers(_)
             | Self::ClusterStatus(_)
             | Self::Transferred { .. }
+            | Self::Queues { .. }
+            | Self::QueueChanged(_)
+            | Self::Retried(_)
+            | Self::Purged(_)
             | Self::Refused(_) => true,
         }
     }
@@ -223,7 +239,11 @@ impl Reply {
             Self::Submitted(submitted) => named::encode(submitted),
             Self::SubmittedBatch(results) => encode_results(results, |submitted| *submitted),
             Self::HeartbeatAck { term } => named::encode(&TermBody { term: *term }),
-            Self::Updated(results) => encode_results(results, |()| Nothing {}),
+            Self::Updated(results) | Self::Retried(results) | Self::Purged(results) => {
+                encode_results(results, |()| Nothing {})
+            }
+            Self::Queues { queues, more } => named::encode(&QueuesOut { queues, more: *more }),
+            Self::QueueChanged(changed) => named::encode(changed),
             Self::Released { count } => named::encode(&CountBody { count: *count }),
             Self::Reserved(jobs) => named::encode(&List { key: "jobs", items: jobs }),
             Self::Job(job) => named::encode(job),
@@ -252,7 +272,10 @@ impl Reply {
             | Self::Updated(_)
             | Self::Released { .. }
             | Self::Cancelled(_)
-            | Self::Transferred { .. } => true,
+            | Self::Transferred { .. }
+            | Self::QueueChanged(_)
+            | Self::Retried(_)
+            | Self::Purged(_) => true,
             Self::Pong
             | Self::Reserved(_)
             | Self::Job(_)
@@ -261,6 +284,7 @@ impl Reply {
             | Self::Workers(_)
             | Self::ClusterStatus(_)
             | Self::Log(_)
+            | Self::Queues { .. }
             | Self::Refused(_) => false,
         };
         let message = format!("an answer of {bytes} bytes; at most {BODY_BYTES_MAX}: ask for less");
@@ -284,7 +308,9 @@ fn count_fitting(sizes: impl Iterator<Item = usize>) -> usize {
 
 fn job_bytes_max(job: &JobView) -> usize {
     let texts = job.output.len() + job.error.as_ref().map_or(0, String::len);
-    ITEM_OVERHEAD_BYTES + texts + job.body.as_ref().map_or(0, body_bytes_max)
+    let options = job.options.as_ref().map_or(0, |options| options_bytes_max(options));
+    let past: usize = job.past.iter().map(|past| ITEM_OVERHEAD_BYTES + past.error.len()).sum();
+    ITEM_OVERHEAD_BYTES + texts + options + past + job.body.as_ref().map_or(0, body_bytes_max)
 }
 
 fn assignment_bytes_max(job: &Assignment) -> usize {
@@ -330,6 +356,9 @@ fn without_body(job: &JobView) -> JobView {
         created_ms: job.created_ms,
         started_ms: job.started_ms,
         finished_ms: job.finished_ms,
+        options: job.options.clone(),
+        held_ms: job.held_ms,
+        past: Vec::new(),
         body: None,
     }
 }
@@ -385,6 +414,12 @@ fn results<T: DeserializeOwned>(
     Ok(results.collect())
 }
 
+/// Reads a list of results that say nothing but yes or no.
+fn done(name: &'static str, body: &[u8]) -> Result<Vec<Result<(), Refusal>>, WireError> {
+    let results: Vec<Result<Nothing, Refusal>> = results(name, body)?;
+    Ok(results.into_iter().map(|item| item.map(|Nothing {}| ())).collect())
+}
+
 /// A body of one key with a list.
 struct List<'a, T> {
     key: &'static str,
@@ -426,6 +461,20 @@ struct JobsOut<'a> {
 struct JobsBody {
     #[serde(deserialize_with = "list")]
     jobs: Vec<JobView>,
+    #[serde(default)]
+    more: bool,
+}
+
+#[derive(Serialize)]
+struct QueuesOut<'a> {
+    queues: &'a [QueueView],
+    more: bool,
+}
+
+#[derive(Deserialize)]
+struct QueuesBody {
+    #[serde(deserialize_with = "list")]
+    queues: Vec<QueueView>,
     #[serde(default)]
     more: bool,
 }

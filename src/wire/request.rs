@@ -10,15 +10,17 @@ use crate::jobs::job::{
     Body, ERROR_BYTES_MAX, NewJob, OUTPUT_BYTES_MAX, Serves, Verdict, WORKER_QUEUES_MAX,
     WORKER_SLOTS_MAX,
 };
+use crate::jobs::options::{Options, Tags};
+use crate::jobs::rules::QueueChange;
 use crate::pack::unpack::list;
-use crate::types::{Fence, Incarnation, Index, JobId, NodeId, WorkerId};
+use crate::types::{Fence, Incarnation, Index, JobId, NodeId, QueueName, WorkerId};
 use crate::wire::error::{WireError, check_count, check_header, not};
 use crate::wire::frame::{Frame, FrameCodec, FrameError};
 use crate::wire::jobs_in;
 use crate::wire::kind;
 use crate::wire::message::{
-    BATCH_JOBS_MAX, BATCH_UPDATES_MAX, Filter, LIST_JOBS_MAX, RESERVE_JOBS_MAX, Request,
-    WAIT_JOBS_MAX, WAIT_MS_MAX,
+    BATCH_JOBS_MAX, BATCH_UPDATES_MAX, Filter, LIST_JOBS_MAX, LIST_QUEUES_MAX, QueueFilter,
+    RESERVE_JOBS_MAX, Request, WAIT_JOBS_MAX, WAIT_MS_MAX,
 };
 use crate::wire::named;
 use crate::wire::refusal::cut;
@@ -37,11 +39,21 @@ pub const RELEASE_JOBS_MAX: usize = WORKER_SLOTS_MAX as usize;
 /// What a job's keys, heads and names take in a batch beside its body, at most.
 const JOB_OVERHEAD_BYTES: usize = 160;
 
+/// What the keys and numbers of a job's options take, at most.
+const OPTIONS_BYTES: usize = 200;
+
 /// Returns how many bytes a job takes in a `SUBMIT_BATCH`, at most: whoever fills batches adds these up
 /// to [`BATCH_BYTES_MAX`].
 #[must_use]
 pub fn job_bytes_max(job: &NewJob) -> usize {
-    JOB_OVERHEAD_BYTES + body_bytes_max(&job.body)
+    let options = job.options.as_ref().map_or(0, |options| options_bytes_max(options));
+    JOB_OVERHEAD_BYTES + body_bytes_max(&job.body) + options
+}
+
+/// Returns how many bytes options take, at most.
+pub(crate) fn options_bytes_max(options: &Options) -> usize {
+    let tags: usize = options.tags.as_slice().iter().map(|tag| tag.as_str().len() + 2).sum();
+    OPTIONS_BYTES + tags
 }
 
 /// Returns how many bytes a body takes, at most, with the heads of its words.
@@ -81,6 +93,10 @@ impl Request {
             Self::GetClusterStatus { .. } => kind::GET_CLUSTER_STATUS,
             Self::ListLog { .. } => kind::LIST_LOG,
             Self::TransferLeadership { .. } => kind::TRANSFER_LEADERSHIP,
+            Self::ListQueues(_) => kind::LIST_QUEUES,
+            Self::ChangeQueue { .. } => kind::CHANGE_QUEUE,
+            Self::RetryJobs { .. } => kind::RETRY_JOBS,
+            Self::PurgeJobs { .. } => kind::PURGE_JOBS,
         }
     }
 
@@ -96,7 +112,10 @@ impl Request {
             | Self::BatchUpdateJobStatus(_)
             | Self::ReleaseJobs(_)
             | Self::CancelJobs { .. }
-            | Self::TransferLeadership { .. } => true,
+            | Self::TransferLeadership { .. }
+            | Self::ChangeQueue { .. }
+            | Self::RetryJobs { .. }
+            | Self::PurgeJobs { .. } => true,
             Self::Ping
             | Self::Heartbeat { .. }
             | Self::Reserve { .. }
@@ -104,6 +123,7 @@ impl Request {
             | Self::ListJobs(_)
             | Self::WaitJobs { .. }
             | Self::ListWorkers
+            | Self::ListQueues(_)
             | Self::GetClusterStatus { .. }
             | Self::ListLog { .. } => false,
         }
@@ -171,7 +191,13 @@ impl Request {
             Self::WaitJobs { ids, wait_ms } => {
                 named::append(&WaitBody { ids: ids.clone(), wait_ms: *wait_ms }, out);
             }
-            Self::CancelJobs { ids } => named::append(&IdsBody { ids: ids.clone() }, out),
+            Self::CancelJobs { ids } | Self::RetryJobs { ids } | Self::PurgeJobs { ids } => {
+                named::append(&IdsBody { ids: ids.clone() }, out);
+            }
+            Self::ListQueues(filter) => named::append(filter, out),
+            Self::ChangeQueue { queue, change } => {
+                named::append(&ChangeBody { queue: queue.clone(), change: *change }, out);
+            }
             Self::GetClusterStatus { local } => named::append(&StatusBody { local: *local }, out),
             Self::ListLog { from, limit } => {
                 named::append(&ListLogBody { from: *from, limit: *limit }, out);
@@ -199,10 +225,16 @@ impl Request {
             kind::GET_JOB => named::decode(name, body).map(|IdBody { id }| Self::GetJob { id }),
             kind::LIST_JOBS => list_jobs(name, body),
             kind::WAIT_JOBS => wait_jobs(name, body),
-            kind::CANCEL_JOBS => {
-                let IdsBody { ids } = named::decode(name, body)?;
-                check_count(name, "ids", ids.len(), WAIT_JOBS_MAX)?;
-                Ok(Self::CancelJobs { ids })
+            kind::CANCEL_JOBS => ids(name, body).map(|ids| Self::CancelJobs { ids }),
+            kind::RETRY_JOBS => ids(name, body).map(|ids| Self::RetryJobs { ids }),
+            kind::PURGE_JOBS => ids(name, body).map(|ids| Self::PurgeJobs { ids }),
+            kind::LIST_QUEUES => list_queues(name, body),
+            kind::CHANGE_QUEUE => {
+                let ChangeBody { queue, change } = named::decode(name, body)?;
+                match change.fault() {
+                    None => Ok(Self::ChangeQueue { queue, change }),
+                    Some(reason) => Err(WireError::Invalid { name, reason }),
+                }
             }
             kind::LIST_WORKERS => named::decode(name, body).map(|Nothing {}| Self::ListWorkers),
             kind::GET_CLUSTER_STATUS => named::decode(name, body)
@@ -237,7 +269,7 @@ impl Request {
 
 fn submit(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
     let job: NewJob = named::decode(name, body)?;
-    match job.body.fault() {
+    match job.fault() {
         None => Ok(Request::SubmitJob(job)),
         Some(reason) => Err(WireError::Invalid { name, reason }),
     }
@@ -256,6 +288,19 @@ fn list_jobs(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
     Ok(Request::ListJobs(Filter { limit: filter.limit.min(limit_max), ..filter }))
 }
 
+fn ids(name: &'static str, body: &[u8]) -> Result<Vec<JobId>, WireError> {
+    let IdsBody { ids } = named::decode(name, body)?;
+    check_count(name, "ids", ids.len(), WAIT_JOBS_MAX)?;
+    Ok(ids)
+}
+
+fn list_queues(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
+    let filter: QueueFilter = named::decode(name, body)?;
+    let limit_max = u32::try_from(LIST_QUEUES_MAX).unwrap_or(u32::MAX);
+    let limit = if filter.limit == 0 { limit_max } else { filter.limit.min(limit_max) };
+    Ok(Request::ListQueues(QueueFilter { limit, ..filter }))
+}
+
 fn wait_jobs(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
     let WaitBody { ids, wait_ms } = named::decode(name, body)?;
     check_count(name, "ids", ids.len(), WAIT_JOBS_MAX)?;
@@ -270,7 +315,8 @@ fn reserve(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
 }
 
 fn register(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
-    let RegisterBody { worker, incarnation, slots, serves, gave_up } = named::decode(name, body)?;
+    let RegisterBody { worker, incarnation, slots, serves, tags, gave_up } =
+        named::decode(name, body)?;
     let invalid = |reason: String| Err(WireError::Invalid { name, reason });
     if !(1..=WORKER_SLOTS_MAX).contains(&slots) {
         return invalid(format!("{slots} slots; 1 to {WORKER_SLOTS_MAX}"));
@@ -287,7 +333,10 @@ fn register(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
             return invalid("a queue is named twice".into());
         }
     }
-    Ok(Request::RegisterWorker(Registration { worker, incarnation, slots, serves, gave_up }))
+    if let Some(fault) = tags.fault() {
+        return invalid(fault);
+    }
+    Ok(Request::RegisterWorker(Registration { worker, incarnation, slots, serves, tags, gave_up }))
 }
 
 fn batch_update(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
@@ -321,14 +370,17 @@ struct RegisterBody {
     incarnation: Incarnation,
     slots: u32,
     serves: Serves,
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    tags: Tags,
     #[serde(skip_serializing_if = "Option::is_none")]
     gave_up: Option<Incarnation>,
 }
 
 impl From<&Registration> for RegisterBody {
     fn from(registration: &Registration) -> Self {
-        let Registration { worker, incarnation, slots, serves, gave_up } = registration.clone();
-        Self { worker, incarnation, slots, serves, gave_up }
+        let Registration { worker, incarnation, slots, serves, tags, gave_up } =
+            registration.clone();
+        Self { worker, incarnation, slots, serves, tags, gave_up }
     }
 }
 
@@ -431,6 +483,12 @@ struct IdBody {
 struct IdsBody {
     #[serde(deserialize_with = "list")]
     ids: Vec<JobId>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ChangeBody {
+    queue: QueueName,
+    change: QueueChange,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process_group};
 
 use crate::jobs::job::{ERROR_BYTES_MAX, OUTPUT_BYTES_MAX, Verdict};
+use crate::jobs::rules::in_words;
 use crate::types::Fence;
 use crate::worker::clock::Moment;
 use crate::worker::proc::{ENV_ATTEMPT, ENV_FENCE, ENV_JOB_ID};
@@ -53,7 +54,7 @@ pub(super) fn run(start: &Start, table: &Shared, events: &Sender<Event>) {
         table.close(fence);
         taken
     };
-    tell(events, ended(fence, verdict, taken));
+    tell(events, ended(fence, verdict, taken, start.timeout_ms.unwrap_or_default()));
     table.lock().threads -= 1;
 }
 
@@ -66,14 +67,20 @@ fn tell(events: &Sender<Event>, event: Event) {
 
 /// A command that ended by its own choice before the guard's signal reached it is no taken one,
 /// unless it was asked to end and obeyed.
-fn ended(fence: Fence, mut verdict: Verdict, taken: Option<Taken>) -> Event {
-    let taken = taken.filter(|why| *why == Taken::Ordered || verdict.exit_code.is_none());
+fn ended(fence: Fence, mut verdict: Verdict, taken: Option<Taken>, timeout_ms: u64) -> Event {
+    let taken = taken.filter(|why| *why != Taken::LeaseLost || verdict.exit_code.is_none());
     match taken {
         Some(Taken::LeaseLost) => verdict.error = Some("lease lost".into()),
         Some(Taken::Ordered) => verdict.error = Some("ended by order".into()),
+        // However it ended then, it took too long: that is its verdict.
+        Some(Taken::TimedOut) => {
+            verdict.completed = false;
+            verdict.error = Some(format!("timed out after {}", in_words(timeout_ms)));
+        }
         None => {}
     }
-    Event::Ended { fence, verdict, taken: taken.is_some() }
+    let taken = taken.is_some_and(|why| why != Taken::TimedOut);
+    Event::Ended { fence, verdict, taken }
 }
 
 fn spawn(start: &Start, table: &Shared) -> Result<(Child, PipeReader), String> {

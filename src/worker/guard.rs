@@ -25,6 +25,10 @@ use crate::worker::table::{Shared, Taken, Which};
 /// How long a command that is ended by order has between `SIGTERM` and `SIGKILL`.
 pub const KILL_GRACE: Duration = Duration::from_millis(500);
 
+/// How long a command that took too long has after `SIGTERM` before `SIGKILL`. The queue waits for its report for
+/// [`TIMEOUT_SLACK_MS`](crate::jobs::job::TIMEOUT_SLACK_MS).
+pub const TIMEOUT_GRACE: Duration = Duration::from_secs(5);
+
 /// Events that wait for the pipe to the node, at most. Full: the threads of the commands wait with
 /// theirs; the guard's own loop never does.
 const EVENTS_MAX: usize = 256;
@@ -186,6 +190,7 @@ impl Guard {
             self.tick_at = now.after(TICK);
         }
         let mut table = self.table.lock();
+        table.time_out(now, now.after(TIMEOUT_GRACE));
         let kill_at = table.kill_due(now);
         let idle = if table.is_empty() { TICK } else { TICK_RUNNING };
         let wake_at = [kill_at, self.lease, Some(self.tick_at)].into_iter().flatten().min();
@@ -213,7 +218,9 @@ impl Guard {
                 let text = format!("ordered to run more than {THREADS_MAX} commands");
                 return Err(io::Error::other(text));
             }
-            if !table.open(fence, refused) {
+            let timeout = start.timeout_ms.map(Duration::from_millis);
+            let times_out_at = timeout.map(|timeout| Moment::now().after(timeout));
+            if !table.open(fence, refused, times_out_at) {
                 log::warn!("fence {fence} was ordered twice, and runs once");
                 return Ok(());
             }

@@ -201,6 +201,7 @@ mod tests {
             queue: QueueName::default(),
             attempt: 1,
             fence: Fence(fence),
+            timeout_ms: None,
             body: Body::Command(vec!["true".into()]),
         }
     }

@@ -323,9 +323,11 @@ impl Life {
     }
 
     fn begin(&mut self, assignment: Assignment) {
-        let Assignment { id: job, attempt, fence, body, queue: _ } = assignment;
+        let Assignment { id: job, attempt, fence, body, timeout_ms, queue: _ } = assignment;
         match body {
-            Body::Command(argv) => self.order(Order::Start(Start { fence, job, attempt, argv })),
+            Body::Command(argv) => {
+                self.order(Order::Start(Start { fence, job, attempt, timeout_ms, argv }));
+            }
             Body::Payload(_) => {
                 self.holdings.ended(fence);
                 let verdict = Verdict {
@@ -378,6 +380,7 @@ impl Life {
             incarnation,
             slots: self.purpose.config.slots,
             serves: Serves::Commands,
+            tags: self.purpose.config.tags.clone(),
             gave_up: self.gave_up,
         };
         let registered = self.purpose.reports.register(registration);

@@ -47,6 +47,8 @@ pub struct Start {
     pub job: JobId,
     /// Which attempt, for the command's environment.
     pub attempt: u32,
+    /// How long it may take, in milliseconds; then it is ended, and has failed.
+    pub timeout_ms: Option<u64>,
     /// The program and its arguments.
     pub argv: Vec<String>,
 }
@@ -164,7 +166,13 @@ mod tests {
 
     fn start(words: &[&str]) -> Order {
         let argv = words.iter().map(ToString::to_string).collect();
-        Order::Start(Start { fence: Fence(4096), job: JobId([7; 16]), attempt: 2, argv })
+        Order::Start(Start {
+            fence: Fence(4096),
+            job: JobId([7; 16]),
+            attempt: 2,
+            timeout_ms: Some(9),
+            argv,
+        })
     }
 
     #[test]

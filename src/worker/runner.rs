@@ -10,6 +10,7 @@ use async_std::channel::{self, Receiver, Sender};
 use async_std::task;
 use rustix::process::{getpid, set_child_subreaper};
 
+use crate::jobs::options::Tags;
 use crate::replica::view::Notice;
 use crate::types::{Incarnation, WorkerId};
 use crate::worker::life::{INBOX_MAX, Input, Life, Purpose};
@@ -24,6 +25,8 @@ pub struct BuiltInConfig {
     /// How many commands it runs at once, 1 or more, at most
     /// [`crate::jobs::job::WORKER_SLOTS_MAX`]. A node with none starts no worker.
     pub slots: u32,
+    /// What it has, for jobs that ask for it.
+    pub tags: Tags,
     /// The program of the guard: the node's own.
     pub guard: PathBuf,
     /// Its arguments: the hidden verb.

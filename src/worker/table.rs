@@ -45,6 +45,8 @@ pub(super) enum Taken {
     Ordered,
     /// The node's lease ran out.
     LeaseLost,
+    /// It took longer than its job allows.
+    TimedOut,
 }
 
 /// The commands from their order to their verdict.
@@ -67,6 +69,8 @@ struct Command {
     /// When `SIGKILL` follows the `SIGTERM`. Set before there is a process, too: the program may be running
     /// before the thread that started it is told so, and has the same grace.
     kill_at: Option<Moment>,
+    /// When it has taken too long.
+    times_out_at: Option<Moment>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,14 +93,38 @@ pub(super) enum Which {
     Ownerless,
 }
 
+impl Command {
+    fn take(&mut self, why: Taken, kill_at: Moment) {
+        if self.taken.is_some() {
+            return;
+        }
+        match self.process {
+            Process::Starting => self.kill_at = Some(kill_at),
+            Process::Running(pid) => {
+                self.kill_at = Some(kill_at);
+                signal_group(pid, Signal::TERM);
+            }
+            // What has ended by itself did not take too long.
+            Process::Reaped if why == Taken::TimedOut => return,
+            Process::Reaped => {}
+        }
+        self.taken = Some(why);
+    }
+}
+
 impl Table {
     /// Enters a command that is about to be started; `taken` if it may not be. Returns whether the
     /// fence is new here.
-    pub(super) fn open(&mut self, fence: Fence, taken: Option<Taken>) -> bool {
+    pub(super) fn open(
+        &mut self,
+        fence: Fence,
+        taken: Option<Taken>,
+        times_out_at: Option<Moment>,
+    ) -> bool {
         if self.commands.contains_key(&fence) {
             return false;
         }
-        self.commands.insert(fence, Command { taken, ..Command::default() });
+        self.commands.insert(fence, Command { taken, times_out_at, ..Command::default() });
         self.threads += 1;
         true
     }
@@ -119,18 +147,18 @@ impl Table {
 
     /// Ends a command kindly: `SIGTERM` now, `SIGKILL` at `kill_at`.
     pub(super) fn take(&mut self, fence: Fence, kill_at: Moment) {
-        let Some(command) = self.commands.get_mut(&fence) else { return };
-        if command.taken.is_some() {
-            return;
+        if let Some(command) = self.commands.get_mut(&fence) {
+            command.take(Taken::Ordered, kill_at);
         }
-        command.taken = Some(Taken::Ordered);
-        match command.process {
-            Process::Starting => command.kill_at = Some(kill_at),
-            Process::Running(pid) => {
-                command.kill_at = Some(kill_at);
-                signal_group(pid, Signal::TERM);
+    }
+
+    /// Ends the commands that have taken too long, as kindly.
+    pub(super) fn time_out(&mut self, now: Moment, kill_at: Moment) {
+        for command in self.commands.values_mut() {
+            if command.times_out_at.is_some_and(|at| at <= now) {
+                command.times_out_at = None;
+                command.take(Taken::TimedOut, kill_at);
             }
-            Process::Reaped => {}
         }
     }
 
@@ -146,7 +174,8 @@ impl Table {
         self.commands.len()
     }
 
-    /// Sends the `SIGKILL`s that are due. Returns when the next one is.
+    /// Sends the `SIGKILL`s that are due. Returns when to look again: for the next one, or for a command that
+    /// takes too long.
     pub(super) fn kill_due(&mut self, now: Moment) -> Option<Moment> {
         for command in self.commands.values_mut() {
             if command.kill_at.is_some_and(|at| at <= now) {
@@ -156,7 +185,9 @@ impl Table {
                 }
             }
         }
-        self.commands.values().filter_map(|command| command.kill_at).min()
+        let times =
+            self.commands.values().flat_map(|command| [command.kill_at, command.times_out_at]);
+        times.flatten().min()
     }
 
     /// Reaps a command that has ended, after ending what is left of its group.
@@ -256,7 +287,7 @@ mod tests {
     /// Ends a command that was taken before its thread said that it runs, and returns the signal it died of.
     fn taken_while_starting(meanwhile: impl FnOnce(&mut Table, Moment)) -> Option<i32> {
         let (mut table, fence) = (Table::default(), Fence(1));
-        assert!(table.open(fence, None));
+        assert!(table.open(fence, None, None));
         let kill_at = Moment::now().after(Duration::from_secs(60));
         table.take(fence, kill_at);
         meanwhile(&mut table, kill_at);

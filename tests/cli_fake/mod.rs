@@ -144,6 +144,9 @@ pub(crate) fn job(id: JobId, status: Status) -> JobView {
         created_ms: Millis(1),
         started_ms: Some(Millis(2)),
         finished_ms: status.is_final().then_some(Millis(3)),
+        options: None,
+        held_ms: None,
+        past: Vec::new(),
         body: Some(Body::Command(vec!["echo".into(), "a b".into()])),
     }
 }

@@ -7,6 +7,8 @@ use raftq::jobs::codec;
 use raftq::jobs::command::{Command, Limits, Pair, Registration, Release, Stamped, StatusUpdate};
 use raftq::jobs::job::{Body, NewJob, Serves, Verdict};
 use raftq::jobs::machine::Machine;
+use raftq::jobs::options::{Options as Asked, Tags};
+use raftq::jobs::rules::{QueueChange, Rate};
 use raftq::raft::configuration;
 use raftq::raft::effects::Persist;
 use raftq::raft::message::{Configuration, Entry, EntryKind, HardState, SnapshotMeta, Voter};
@@ -17,7 +19,8 @@ use raftq::storage::memory::Memory;
 use raftq::storage::recover::recover;
 use raftq::storage::snapshot::Snapshots;
 use raftq::types::{
-    ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Term, WorkerId,
+    ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Tag, Term,
+    WorkerId,
 };
 use raftq::wire::frame::{Frame, FrameCodec, HEADER_BYTES, PREAMBLE};
 use raftq::wire::hello::Reject;
@@ -201,7 +204,7 @@ fn worker(name: &str) -> WorkerId {
 }
 
 fn job(number: u64, queue: &str, body: Body) -> NewJob {
-    NewJob { id: id(number), queue: QueueName::new(queue).unwrap(), body }
+    NewJob { id: id(number), queue: QueueName::new(queue).unwrap(), body, options: None }
 }
 
 fn update(number: u64, fence: Fence, completed: bool) -> StatusUpdate {
@@ -225,10 +228,21 @@ fn commands() -> Vec<(&'static str, Command)> {
         slots: 4,
         serves,
         gave_up: None,
+        tags: Tags::default(),
     };
     let pair =
         |number, name: &str| Pair { job: id(number), worker: worker(name), incarnation: start };
     let serves = Serves::Payloads(vec![QueueName::new("mail").unwrap()]);
+    let asked = Asked {
+        priority: 9,
+        delay_ms: Some(60_000),
+        ttl_ms: Some(120_000),
+        timeout_ms: Some(1_000),
+        retries: 3,
+        tags: Tags::new([Tag::new("gpu").unwrap()]),
+        ..Asked::default()
+    };
+    let change = |change| Command::ChangeQueue(QueueName::new("slow").unwrap(), change);
     vec![
         ("limits", Command::SetLimits(Limits { finished_count_max: 1, ..Limits::default() })),
         (
@@ -265,6 +279,20 @@ fn commands() -> Vec<(&'static str, Command)> {
             }),
         ),
         ("lost", Command::WorkerLost(vec![(worker("other"), start)])),
+        (
+            "submit-that-asks",
+            Command::SubmitJob(vec![
+                NewJob { options: Asked::shared(asked), ..job(6, "slow", words(&["true"])) },
+                job(7, "slow", words(&["true"])),
+            ]),
+        ),
+        ("queue-limit", change(QueueChange::Limit(Some(1)))),
+        ("queue-rate", change(QueueChange::Rate(Some(Rate { count: 1, per_ms: 60_000 })))),
+        ("queue-drain", change(QueueChange::Drain)),
+        ("tick", Command::Tick),
+        ("assign-of-a-rated-queue", Command::AssignJob(vec![pair(7, "node-1")])),
+        ("retry", Command::RetryJob(vec![id(4), id(1)])),
+        ("purge", Command::PurgeJob(vec![id(98)])),
     ]
 }
 

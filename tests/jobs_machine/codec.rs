@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use raftq::jobs::codec::{self, DecodeError, encode};
 use raftq::jobs::command::{Command, Limits, Registration, Release, Stamped};
 use raftq::jobs::job::{Body, NewJob, Serves};
+use raftq::jobs::options::Options;
+use raftq::jobs::rules::{QueueChange, Rate};
 use raftq::types::{Fence, Incarnation, Millis, QueueName};
 
 use crate::support::{command, id, pair, payload, queue, registration, update, worker};
@@ -15,6 +17,11 @@ fn decode(bytes: &[u8]) -> Result<Stamped, DecodeError> {
 
 fn stamped(command: Command) -> Stamped {
     Stamped { now: Millis(1_700_000_000_000), command }
+}
+
+fn asks(number: u64, retries: u32) -> NewJob {
+    let options = Options { retries, priority: 0, ..Options::default() };
+    NewJob { options: Options::shared(options), ..command(number) }
 }
 
 /// One command of every kind, and bodies that `apply` will refuse: those, too, must arrive as sent.
@@ -43,6 +50,13 @@ fn samples() -> Vec<Stamped> {
         }),
         Command::WorkerLost(vec![(worker("w"), Incarnation(1)), (worker("v"), Incarnation(2))]),
         Command::SetLimits(Limits::default()),
+        Command::Tick,
+        Command::ChangeQueue(queue("mail"), QueueChange::Pause),
+        Command::ChangeQueue(queue("mail"), QueueChange::Limit(None)),
+        Command::ChangeQueue(queue("mail"), QueueChange::Rate(Some(Rate { count: 2, per_ms: 3 }))),
+        Command::RetryJob(vec![id(1)]),
+        Command::PurgeJob(vec![id(1), id(2)]),
+        Command::SubmitJob(vec![asks(1, 3), command(2), asks(3, 3), asks(4, 4)]),
     ]
     .map(stamped)
     .into()
@@ -62,8 +76,13 @@ fn submit_has_the_bytes_that_logs_on_disk_hold() {
     // Pinned: a change here orphans every log there is.
     let queue = QueueName::default();
     let sample = stamped(Command::SubmitJob(vec![
-        NewJob { id: id(1), queue: queue.clone(), body: Body::Payload(Bytes::from_static(b"hi")) },
-        NewJob { id: id(2), queue, body: Body::Command(vec!["ls".into()]) },
+        NewJob {
+            id: id(1),
+            queue: queue.clone(),
+            body: Body::Payload(Bytes::from_static(b"hi")),
+            options: None,
+        },
+        NewJob { id: id(2), queue, body: Body::Command(vec!["ls".into()]), options: None },
     ]));
     let mut expected = vec![0x93, 0xcf];
     expected.extend(1_700_000_000_000u64.to_be_bytes());
@@ -73,6 +92,27 @@ fn submit_has_the_bytes_that_logs_on_disk_hold() {
     expected.extend(id(2).0);
     expected.extend(b"\xa7default\x91\xa2ls");
     assert_eq!(encode(&sample), expected);
+}
+
+#[test]
+fn options_follow_the_body_in_the_bytes_that_logs_on_disk_hold() {
+    // Pinned, as above.
+    let bytes = encode(&stamped(Command::SubmitJob(vec![asks(1, 3)])));
+    assert!(bytes.ends_with(b"\xa11\x82\xa8priority\x00\xa7retries\x03"), "{bytes:?}");
+    let bytes = encode(&stamped(Command::Tick));
+    assert!(bytes.ends_with(&[10, 0xc0]), "{bytes:?}");
+    let bytes = encode(&stamped(Command::ChangeQueue(queue("q"), QueueChange::Pause)));
+    assert!(bytes.ends_with(b"\x0b\x92\xa1q\xa5pause"), "{bytes:?}");
+}
+
+#[test]
+fn jobs_that_ask_for_the_same_share_it_when_they_are_read() {
+    let bytes = encode(&stamped(Command::SubmitJob(vec![asks(1, 3), command(2), asks(3, 3)])));
+    let Ok(Stamped { command: Command::SubmitJob(jobs), .. }) = decode(&bytes) else {
+        panic!("a submit")
+    };
+    let shared = |at: usize| jobs[at].options.as_ref().unwrap();
+    assert!(std::sync::Arc::ptr_eq(shared(0), shared(2)));
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn submit_command_comes_back_word_by_word() {
     let mut rig = Rig::new();
     let words: Vec<String> = ["sh", "-c", "", "é \n", ""].map(String::from).into();
     let body = Body::Command(words);
-    rig.submit(NewJob { id: id(1), queue: queue("q"), body: body.clone() });
+    rig.submit(NewJob { id: id(1), queue: queue("q"), body: body.clone(), options: None });
     assert_eq!(rig.machine.view(id(1)).unwrap().body, Some(body));
 }
 
@@ -55,7 +55,7 @@ fn submit_same_id_other_content_already_exists() {
     assert_eq!(rig.submit(payload(1, "post", b"hello")), SubmitOutcome::AlreadyExists);
     // The same bytes as a command are another job.
     let body = Body::Command(vec!["hello".into()]);
-    let stolen = NewJob { id: id(1), queue: queue("mail"), body };
+    let stolen = NewJob { id: id(1), queue: queue("mail"), body, options: None };
     assert_eq!(rig.submit(stolen), SubmitOutcome::AlreadyExists);
     assert_eq!(rig.machine.counts().pending, 1);
 }
@@ -63,7 +63,9 @@ fn submit_same_id_other_content_already_exists() {
 #[test]
 fn submit_faulty_body_is_invalid_and_says_why() {
     let mut rig = Rig::new();
-    let submit = |rig: &mut Rig, body| rig.submit(NewJob { id: id(1), queue: queue("q"), body });
+    let submit = |rig: &mut Rig, body| {
+        rig.submit(NewJob { id: id(1), queue: queue("q"), body, options: None })
+    };
     for words in [vec![], vec![String::new()], vec!["a\0b".into()], vec!["x".into(); 1025]] {
         let SubmitOutcome::Invalid(why) = submit(&mut rig, Body::Command(words)) else {
             panic!("taken")
@@ -79,7 +81,8 @@ fn submit_faulty_body_is_invalid_and_says_why() {
 
 #[test]
 fn submit_above_resident_limit_is_exhausted_and_known_ids_still_are() {
-    let limits = Limits { resident_bytes_max: weight(5) * 2, ..Limits::default() };
+    let resident_bytes_max = weight(&payload(1, "q", b"12345")) * 2;
+    let limits = Limits { resident_bytes_max, ..Limits::default() };
     let mut rig = Rig::with_limits(limits);
     assert_eq!(rig.submit(payload(1, "q", b"12345")), SubmitOutcome::Created);
     assert_eq!(rig.submit(payload(2, "q", b"123456")), SubmitOutcome::Exhausted);

@@ -1,17 +1,20 @@
 //! Images: whole, and in every way broken.
 
 use proptest::prelude::*;
-use raftq::jobs::command::Command;
-use raftq::jobs::image::{ImageError, RECORD_BYTES_MAX, Restore};
+use raftq::jobs::command::{Command, Registration};
+use raftq::jobs::image::{ImageError, RECORD_BYTES_MAX};
 use raftq::jobs::job::{BODY_BYTES_MAX, Body, NewJob, Serves};
 use raftq::jobs::machine::Machine;
-use raftq::types::Index;
+use raftq::jobs::options::{Options, Tags};
+use raftq::jobs::restore::Restore;
+use raftq::jobs::rules::{QueueChange, Rate};
+use raftq::types::{Index, Tag};
 
 use crate::support::{Rig, id, pair, payload, queue, registration, update};
 
 /// A machine with something of everything in it.
 fn sample() -> Machine {
-    let limits = raftq::jobs::command::Limits { finished_count_max: 2, ..Default::default() };
+    let limits = raftq::jobs::command::Limits { finished_count_max: 1, ..Default::default() };
     let mut rig = Rig::with_limits(limits);
     rig.submit_commands(1..=9);
     rig.submit(payload(10, "mail", b"\0\xff"));
@@ -29,11 +32,43 @@ fn sample() -> Machine {
     rig.lose("a", 1);
     rig.register(registration("a", 2, 2, Serves::Commands));
     rig.assign_one(3, "a", 2);
+    let asked = |number, options| NewJob {
+        options: Options::shared(options),
+        ..payload(number, "post", b"asks")
+    };
+    let gpu = Tags::new([Tag::new("gpu").unwrap()]);
+    let everything = Options {
+        priority: 8,
+        delay_ms: Some(60_000),
+        ttl_ms: Some(120_000),
+        timeout_ms: Some(1_000),
+        retries: 3,
+        tags: gpu.clone(),
+        ..Options::default()
+    };
+    rig.submit(asked(20, everything));
+    rig.submit(asked(21, Options { retries: 1, ..Options::default() }));
+    rig.submit(asked(22, Options { timeout_ms: Some(60_000), ..Options::default() }));
+    let serves = Serves::Payloads(vec![queue("post")]);
+    rig.register(Registration { tags: gpu, ..registration("p", 1, 2, serves) });
+    let fence = rig.assign_one(21, "p", 1);
+    rig.report(update(21, fence, false));
+    rig.assign_one(22, "p", 1);
+    let rate = Rate { count: 1, per_ms: 60_000 };
+    for (name, change) in [
+        ("default", QueueChange::Limit(Some(9))),
+        ("post", QueueChange::Pause),
+        ("slow", QueueChange::Rate(Some(rate))),
+        ("slow", QueueChange::Drain),
+    ] {
+        rig.apply(Command::ChangeQueue(queue(name), change));
+    }
     while !rig.machine.applied_index().0.is_multiple_of(64) {
         rig.machine.apply_noop(rig.machine.applied_index().next());
     }
     let counts = rig.machine.counts();
-    let kinds = [counts.pending, counts.running, counts.failed, counts.cancelled, counts.forgotten];
+    let ended = [counts.failed, counts.cancelled, counts.forgotten];
+    let kinds = [[counts.pending, counts.running, counts.held], ended].concat();
     assert!(kinds.iter().all(|count| *count > 0), "{counts:?}");
     rig.machine
 }
@@ -88,12 +123,12 @@ fn records_are_bounded_and_group_small_jobs() {
 #[test]
 fn restore_missing_any_record_is_refused() {
     let records = records(&sample());
-    assert_eq!(records.len(), 5);
+    assert_eq!(records.len(), 6);
     for missing in 0..records.len() {
         let rest = records.iter().enumerate().filter(|(at, _)| *at != missing);
         assert!(restore(rest.map(|(_, record)| record)).is_err(), "without record {missing}");
     }
-    assert_eq!(restore(&records[..4]).err(), Some(ImageError::Cut));
+    assert_eq!(restore(&records[..5]).err(), Some(ImageError::Cut));
     assert_eq!(restore([]).err(), Some(ImageError::Cut));
 }
 
@@ -115,9 +150,9 @@ fn restore_records_twice_or_out_of_order_is_refused() {
 #[test]
 fn restore_other_version_is_refused() {
     let mut records = records(&Machine::new());
-    assert_eq!(records[0][3], 2, "the version");
-    records[0][3] = 1;
-    assert_eq!(restore(&records).err(), Some(ImageError::Version(1)));
+    assert_eq!(records[0][3], 3, "the version");
+    records[0][3] = 2;
+    assert_eq!(restore(&records).err(), Some(ImageError::Version(2)));
 }
 
 #[test]
@@ -132,7 +167,7 @@ fn restore_too_long_or_unknown_record_is_refused() {
 
 #[test]
 fn restore_trailing_bytes_are_refused() {
-    for at in 0..5 {
+    for at in 0..6 {
         let mut records = records(&sample());
         records[at].push(0xc0);
         assert!(matches!(restore(&records), Err(ImageError::Malformed(_))), "record {at}");

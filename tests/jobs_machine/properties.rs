@@ -1,16 +1,23 @@
 //! What holds after any sequence of commands whatever.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use raftq::jobs::codec::{decode, encode};
 use raftq::jobs::command::{
-    Command, Event, Limits, Outcome, Pair, Registration, Release, Stamped, StatusUpdate,
+    Command, Event, Limits, Outcome, Pair, Registration, Release, RetryOutcome, Stamped,
+    StatusUpdate,
 };
-use raftq::jobs::image::Restore;
-use raftq::jobs::job::{Body, NewJob, Serves, Status};
+use raftq::jobs::job::{Body, NewJob, Serves, Status, TIMEOUT_SLACK_MS};
+use raftq::jobs::lane::Class;
 use raftq::jobs::machine::{Applied, Machine};
+use raftq::jobs::options::{Options, Tags};
+use raftq::jobs::restore::Restore;
+use raftq::jobs::rules::{QueueChange, Rate};
 use raftq::jobs::scheduler::{Proposed, schedule};
-use raftq::types::{Fence, Incarnation, JobId, Millis, WorkerId};
+use raftq::types::{Fence, Incarnation, JobId, Millis, QueueName, Tag, WorkerId};
 
 use crate::support::{id, queue, verdict, worker};
 
@@ -31,6 +38,10 @@ pub(crate) enum Op {
     Limits(Limits),
     Noop,
     Wait(u64),
+    Tick,
+    Change(u8, QueueChange),
+    Retry(Vec<u64>),
+    Purge(Vec<u64>),
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
@@ -39,6 +50,8 @@ fn limits() -> impl Strategy<Value = Limits> {
             finished_count_max: count,
             finished_age_ms_max: age,
             finished_bytes_max: bytes,
+            dead_age_ms_max: age,
+            dead_bytes_max: bytes,
             resident_bytes_max: room * 8_000,
             id_kept_ms: kept,
             attempts_max: attempts,
@@ -47,11 +60,22 @@ fn limits() -> impl Strategy<Value = Limits> {
     )
 }
 
+fn change() -> impl Strategy<Value = QueueChange> {
+    let rate = (1u32..4, 1u64..900).prop_map(|(count, per_ms)| Rate { count, per_ms });
+    prop_oneof![
+        1 => Just(QueueChange::Pause),
+        2 => Just(QueueChange::Resume),
+        1 => Just(QueueChange::Drain),
+        2 => prop::option::of(0u32..4).prop_map(QueueChange::Limit),
+        2 => prop::option::of(rate).prop_map(QueueChange::Rate),
+    ]
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let job = || 0u64..24;
     let who = || 0usize..4;
     prop_oneof![
-        4 => prop::collection::vec((job(), 0u8..12), 0..6).prop_map(Op::Submit),
+        4 => prop::collection::vec((job(), 0u8..84), 0..6).prop_map(Op::Submit),
         2 => prop::collection::vec((job(), who()), 0..5).prop_map(Op::Assign),
         4 => (0usize..6).prop_map(|max| Op::Schedule { max }),
         3 => (who(), 0u64..5, 0u32..4, 0u8..8, prop::option::of(0u64..5)).prop_map(
@@ -65,7 +89,12 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(worker, start)| Op::Lose { worker, start }),
         1 => limits().prop_map(Op::Limits),
         1 => Just(Op::Noop),
-        2 => (0u64..2_000).prop_map(Op::Wait),
+        3 => (0u64..2_000).prop_map(Op::Wait),
+        1 => Just(Op::Wait(TIMEOUT_SLACK_MS)),
+        2 => Just(Op::Tick),
+        2 => (0u8..3, change()).prop_map(|(queue, change)| Op::Change(queue, change)),
+        1 => prop::collection::vec(job(), 0..3).prop_map(Op::Retry),
+        1 => prop::collection::vec(job(), 0..3).prop_map(Op::Purge),
     ]
 }
 
@@ -74,13 +103,34 @@ pub(crate) fn ops() -> impl Strategy<Value = Vec<Op>> {
 }
 
 fn new_job(number: u64, shape: u8) -> NewJob {
+    let (shape, asks) = (shape % 12, shape / 12);
     let body = match shape % 4 {
         0 => Body::Command(vec!["run".into(), String::new(), number.to_string()]),
         1 => Body::Payload(Bytes::from(vec![shape; number as usize])),
         2 => Body::Payload(Bytes::new()),
         _ => Body::Command(vec![if shape > 9 { String::new() } else { "x".into() }]),
     };
-    NewJob { id: id(number), queue: queue(["p", "q", "r"][usize::from(shape / 4)]), body }
+    NewJob {
+        id: id(number),
+        queue: queue(["p", "q", "r"][usize::from(shape / 4)]),
+        body,
+        options: Options::shared(options(asks)),
+    }
+}
+
+/// What jobs ask for: nothing, and one of everything.
+fn options(asks: u8) -> Options {
+    let none = Options::default();
+    let tags = |names: &[&str]| Tags::new(names.iter().map(|name| Tag::new(name).unwrap()));
+    match asks {
+        1 => Options { priority: 9, retries: 1, backoff_ms: 300, ..none },
+        2 => Options { priority: 1, delay_ms: Some(700), tags: tags(&["gpu"]), ..none },
+        3 => Options { at_ms: Some(Millis(4_000)), ttl_ms: Some(1_500), ..none },
+        4 => Options { timeout_ms: Some(500), retries: 2, backoff_ms: 0, ..none },
+        5 => Options { ttl_ms: Some(900), tags: tags(&["gpu", "fast"]), ..none },
+        6 => Options { priority: 11, ..none },
+        _ => none,
+    }
 }
 
 fn start_of(machine: &Machine, worker: &WorkerId) -> Incarnation {
@@ -122,6 +172,7 @@ fn command(machine: &Machine, op: &Op) -> Option<Command> {
                     6 => Serves::Payloads(vec![queue("p"), queue("p")]),
                     _ => Serves::Payloads(vec![]),
                 },
+                tags: options([0, 2, 5][(*slots % 3) as usize]).tags,
                 gave_up: gave_up.map(Incarnation),
             })
         }
@@ -147,6 +198,12 @@ fn command(machine: &Machine, op: &Op) -> Option<Command> {
             Command::WorkerLost(vec![(name(*worker), start)])
         }
         Op::Limits(limits) => Command::SetLimits(*limits),
+        Op::Tick => Command::Tick,
+        Op::Change(which, change) => {
+            Command::ChangeQueue(queue(["p", "q", "r"][usize::from(*which)]), *change)
+        }
+        Op::Retry(numbers) => Command::RetryJob(numbers.iter().copied().map(id).collect()),
+        Op::Purge(numbers) => Command::PurgeJob(numbers.iter().copied().map(id).collect()),
         Op::Noop | Op::Wait(_) => return None,
     })
 }
@@ -204,7 +261,7 @@ proptest! {
         let mut machine = Machine::new();
         let mut last = Fence(0);
         let mut ended: Vec<(JobId, Status)> = Vec::new();
-        run(&mut machine, &ops, &mut |machine, _, applied| {
+        run(&mut machine, &ops, &mut |machine, stamped, applied| {
             for event in applied.iter().flat_map(|it| &it.events) {
                 match event {
                     Event::Assigned { fence, .. } => {
@@ -216,6 +273,14 @@ proptest! {
                 }
             }
             ended.retain(|(job, _)| machine.is_known(*job));
+            if let Some(Outcome::Retried(results)) = applied.map(|it| &it.outcome) {
+                let Some(Stamped { command: Command::RetryJob(ids), .. }) = stamped else {
+                    panic!("nothing else is retried")
+                };
+                for (id, _) in ids.iter().zip(results).filter(|(_, it)| **it == RetryOutcome::Retried) {
+                    ended.retain(|(job, _)| job != id);
+                }
+            }
             for (job, status) in &ended {
                 assert!(machine.job(*job).is_none_or(|job| job.status == *status));
             }
@@ -223,26 +288,52 @@ proptest! {
     }
 
     #[test]
-    fn jobs_of_a_queue_are_scheduled_in_commit_order(ops in ops()) {
+    fn jobs_of_a_class_are_scheduled_by_priority_and_in_commit_order(ops in ops()) {
         let mut machine = Machine::new();
         run(&mut machine, &ops, &mut |_, _, _| {});
         let pairs = schedule(&machine, &|_, _| true, &Proposed::default(), 4096);
-        let mut left = pairs.clone();
-        for line in [Serves::Commands, Serves::Payloads(vec![queue("p")])] {
-            let lane = |job: JobId| machine.job(job).unwrap().lane();
-            let ours = |job: JobId| match (&line, lane(job)) {
-                (Serves::Commands, raftq::jobs::resident::Lane::Commands) => true,
-                (Serves::Payloads(queues), raftq::jobs::resident::Lane::Payloads(queue)) => {
-                    queues.contains(&queue)
-                }
-                _ => false,
-            };
-            let order: Vec<u64> = left
-                .extract_if(.., |pair| ours(pair.job))
-                .map(|pair| machine.job(pair.job).unwrap().sequence)
-                .collect();
-            prop_assert!(order.is_sorted());
+        let mut last: BTreeMap<Class, (Reverse<u8>, u64)> = BTreeMap::new();
+        for pair in pairs {
+            let job = machine.job(pair.job).unwrap();
+            let place = (Reverse(job.options().priority), job.sequence);
+            if let Some(former) = last.insert(job.class(), place) {
+                prop_assert!(former < place);
+            }
         }
+    }
+
+    #[test]
+    fn no_queue_runs_more_than_its_limit_or_begins_more_than_its_rate(ops in ops()) {
+        let mut machine = Machine::new();
+        // When jobs of each queue began since its rate was set.
+        let mut begun: BTreeMap<QueueName, (Option<Rate>, Vec<u64>)> = BTreeMap::new();
+        run(&mut machine, &ops, &mut |machine, _, applied| {
+            let mut began: BTreeMap<QueueName, u64> = BTreeMap::new();
+            for event in applied.iter().flat_map(|it| &it.events) {
+                if let Event::Assigned { job, .. } = event {
+                    *began.entry(machine.job(*job).unwrap().queue.clone()).or_default() += 1;
+                }
+            }
+            for (name, queue) in machine.queues() {
+                let count = began.get(name).copied().unwrap_or_default();
+                let rules = queue.rules.as_deref().copied().unwrap_or_default();
+                let (rate, times) = begun.entry(name.clone()).or_default();
+                if *rate != rules.rate {
+                    (*rate, *times) = (rules.rate, Vec::new());
+                }
+                times.extend(std::iter::repeat_n(machine.now().0, count as usize));
+                assert!(count == 0 || rules.paused_ms.is_none(), "{name} is paused");
+                if let Some(limit) = rules.limit.filter(|_| count > 0) {
+                    assert!(queue.counts.running <= u64::from(limit), "{name}");
+                }
+                let Some(rate) = rate else { continue };
+                for (at, first) in times.iter().enumerate() {
+                    let within = times[at..].iter().filter(|it| *it - first < rate.per_ms).count();
+                    let slack = 10 * u64::from(rate.count) / rate.per_ms + 2;
+                    assert!(within as u64 <= u64::from(rate.count) + slack, "{name}: {times:?}");
+                }
+            }
+        });
     }
 
     #[test]
@@ -303,11 +394,34 @@ fn generated_commands_reach_every_kind_of_answer() {
                 Outcome::Assigned(count) => vec![format!("assigned {}", *count > 1)],
                 Outcome::Released(count) => vec![format!("released {}", *count > 1)],
                 Outcome::Lost(count) => vec![format!("lost {count}")],
-                Outcome::LimitsSet => vec![],
+                Outcome::LimitsSet | Outcome::Ticked => vec![],
+                Outcome::QueueChanged(outcome) => vec![format!("queue {outcome:?}")],
+                Outcome::Retried(outcomes) => {
+                    outcomes.iter().map(|it| format!("retry {it:?}")).collect()
+                }
+                Outcome::Purged(outcomes) => {
+                    outcomes.iter().map(|it| format!("purge {it:?}")).collect()
+                }
             };
             let short =
                 |it: &String| it.split(['(', ' ', '{']).take(2).collect::<Vec<_>>().join(" ");
             seen.extend(told.iter().map(short));
+            for (key, is_so) in [
+                ("held", machine.counts().held > 0),
+                ("dropped", machine.counts().dead_dropped > 0),
+                ("rests", machine.queues().any(|(_, it)| it.rules.iter().any(|it| it.rests))),
+            ] {
+                if is_so {
+                    seen.insert(key.into());
+                }
+            }
+            for job in (0..24).filter_map(|number| machine.job(id(number))) {
+                let past = job.extra.iter().flat_map(|extra| &extra.past);
+                let error = job.ending.as_ref().and_then(|ending| ending.error.clone());
+                for told in past.map(|past| past.error.clone()).chain(error) {
+                    seen.insert(told.split(' ').take(2).collect::<Vec<_>>().join(" "));
+                }
+            }
             if machine.counts().forgotten > 0 {
                 seen.insert("forgotten".into());
             }
@@ -318,6 +432,21 @@ fn generated_commands_reach_every_kind_of_answer() {
         "Known",
         "AlreadyExists",
         "Exhausted",
+        "Draining",
+        "queue Changed",
+        "queue Invalid",
+        "retry Retried",
+        "retry Refused",
+        "retry NotFound",
+        "purge Purged",
+        "purge Open",
+        "purge NotFound",
+        "held",
+        "dropped",
+        "rests",
+        "timed out",
+        "not begun",
+        "exit code",
         "Applied",
         "NotFound",
         "cancel Cancelled",

@@ -35,7 +35,8 @@ fn finished_beyond_count_are_forgotten_oldest_ending_first() {
 #[test]
 fn finished_beyond_bytes_are_forgotten_whatever_the_count() {
     let told = ENDING_BYTES + "cancelled while it waited".len() as u64;
-    let limits = Limits { finished_bytes_max: 2 * (weight(4) + told), ..limits() };
+    let limits =
+        Limits { finished_bytes_max: 2 * (weight(&payload(1, "q", b"1234")) + told), ..limits() };
     let mut rig = Rig::with_limits(limits);
     for number in 1..=3 {
         finish(&mut rig, number, b"1234");

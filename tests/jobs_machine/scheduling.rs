@@ -8,7 +8,7 @@ use raftq::jobs::job::{Serves, Status};
 use raftq::jobs::machine::Machine;
 use raftq::jobs::registry::{Load, WorkerState};
 use raftq::jobs::scheduler::{Proposed, schedule};
-use raftq::types::{Fence, Incarnation, JobId, WorkerId};
+use raftq::types::{Fence, Incarnation, JobId, QueueName, WorkerId};
 
 use crate::properties::{Op, ops, run};
 use crate::support::{Rig, id, pair, payload, queue, registration, update};
@@ -82,7 +82,7 @@ fn schedule_of_equal_loads_takes_what_is_proposed_for_newer_than_all_applied() {
     let mut proposed = Proposed::default();
     let first = schedule(&rig.machine, &everyone, &proposed, 1);
     assert_eq!(told(&first), words(&[(3, "b")]));
-    proposed.add(&first);
+    proposed.add(&first, &rig.machine);
     // One job each by now, and b was given its only after a.
     assert_eq!(chosen(&rig, &proposed, 1), words(&[(4, "a")]));
 }
@@ -157,11 +157,11 @@ fn schedule_counts_what_is_proposed() {
     assert!(proposed.is_empty());
     let first = schedule(&rig.machine, &everyone, &proposed, 3);
     assert_eq!(told(&first), words(&[(1, "a"), (2, "b"), (3, "a")]));
-    proposed.add(&first);
+    proposed.add(&first, &rig.machine);
     assert_eq!(proposed.len(), 3);
     let second = schedule(&rig.machine, &everyone, &proposed, 9);
     assert_eq!(told(&second), words(&[(4, "b")]));
-    proposed.add(&second);
+    proposed.add(&second, &rig.machine);
     assert!(schedule(&rig.machine, &everyone, &proposed, 9).is_empty());
     // The first entry is applied: what it took is in the machine now.
     assert_eq!(rig.assign(first.clone()), 3);
@@ -179,7 +179,7 @@ fn schedule_of_a_new_start_owes_nothing_to_proposals_for_the_old() {
     rig.submit_commands(1..=2);
     rig.register_commands("a", 1);
     let mut proposed = Proposed::default();
-    proposed.add(&[pair(1, "a", 1)]);
+    proposed.add(&[pair(1, "a", 1)], &rig.machine);
     rig.register(registration("a", 2, 1, Serves::Commands));
     let pairs = schedule(&rig.machine, &everyone, &proposed, 9);
     assert_eq!(pairs, [pair(2, "a", 2)]);
@@ -218,16 +218,28 @@ fn oracle(
     let views = machine.list(&filter).0;
     let mut jobs: Vec<_> = views.iter().map(|view| machine.job(view.id).unwrap()).collect();
     jobs.retain(|job| !spoken_for.contains(&job.id));
-    jobs.sort_by_key(|job| job.sequence);
+    jobs.retain(|job| !job.is_held());
+    jobs.sort_by_key(|job| (std::cmp::Reverse(job.options().priority), job.sequence));
+    let mut given: BTreeMap<QueueName, u64> = BTreeMap::new();
+    for id in &spoken_for {
+        *given.entry(machine.job(*id).unwrap().queue.clone()).or_default() += 1;
+    }
     let mut pairs = Vec::new();
     for job in jobs {
         if pairs.len() == max {
             break;
         }
+        let given = given.entry(job.queue.clone()).or_default();
+        let running =
+            machine.queues().find(|(name, _)| **name == job.queue).unwrap().1.counts.running;
+        let room = machine.rules(&job.queue).map(|rules| rules.room(running, machine.now()));
+        if room.is_some_and(|room| *given >= room) {
+            continue;
+        }
         let best = machine
             .workers()
             .filter(|worker| worker.state == WorkerState::Live)
-            .filter(|worker| alive(&worker.id, worker.incarnation) && worker.takes(&job.lane()))
+            .filter(|worker| alive(&worker.id, worker.incarnation) && worker.takes(&job.class()))
             .filter_map(|worker| {
                 let start = (worker.id.clone(), worker.incarnation);
                 let (slots, turn) = taken.get(&start).copied().unwrap_or_default();
@@ -241,6 +253,7 @@ fn oracle(
         if let Some((_, _, (worker, incarnation))) = best {
             let pair = Pair { job: job.id, worker, incarnation };
             take(&mut taken, &pair);
+            *given += 1;
             pairs.push(pair);
         }
     }
@@ -267,7 +280,7 @@ proptest! {
         for max in rounds {
             let pairs = schedule(&machine, &alive, &proposed, max);
             prop_assert_eq!(&pairs, &oracle(&machine, &alive, &sets, max));
-            proposed.add(&pairs);
+            proposed.add(&pairs, &machine);
             sets.push(pairs);
         }
         for set in &sets {

@@ -7,6 +7,7 @@ use raftq::jobs::command::{
 };
 use raftq::jobs::job::{Body, NewJob, Serves, Verdict};
 use raftq::jobs::machine::{Applied, Machine};
+use raftq::jobs::options::Tags;
 use raftq::types::{Fence, Incarnation, JobId, Millis, QueueName, WorkerId};
 
 /// A machine, the time, and what the last entry told.
@@ -30,11 +31,21 @@ pub(crate) fn worker(name: &str) -> WorkerId {
 
 pub(crate) fn command(number: u64) -> NewJob {
     let words = ["echo".into(), number.to_string()];
-    NewJob { id: id(number), queue: QueueName::default(), body: Body::Command(words.into()) }
+    NewJob {
+        id: id(number),
+        queue: QueueName::default(),
+        body: Body::Command(words.into()),
+        options: None,
+    }
 }
 
 pub(crate) fn payload(number: u64, name: &str, bytes: &'static [u8]) -> NewJob {
-    NewJob { id: id(number), queue: queue(name), body: Body::Payload(Bytes::from_static(bytes)) }
+    NewJob {
+        id: id(number),
+        queue: queue(name),
+        body: Body::Payload(Bytes::from_static(bytes)),
+        options: None,
+    }
 }
 
 pub(crate) fn pair(number: u64, name: &str, start: u64) -> Pair {
@@ -43,7 +54,14 @@ pub(crate) fn pair(number: u64, name: &str, start: u64) -> Pair {
 
 pub(crate) fn registration(name: &str, start: u64, slots: u32, serves: Serves) -> Registration {
     let incarnation = Incarnation(start);
-    Registration { worker: worker(name), incarnation, slots, serves, gave_up: None }
+    Registration {
+        worker: worker(name),
+        incarnation,
+        slots,
+        serves,
+        tags: Tags::default(),
+        gave_up: None,
+    }
 }
 
 pub(crate) fn verdict(completed: bool) -> Verdict {

@@ -11,6 +11,7 @@ use raftq::client::error::Error;
 use raftq::client::worker::Worker;
 use raftq::jobs::command::{Registration, Release, StatusUpdate};
 use raftq::jobs::job::{Assignment, Serves, Verdict};
+use raftq::jobs::options::Tags;
 use raftq::sim::job_model::{Op, Reported};
 use raftq::types::{Fence, Incarnation, JobId, Millis, QueueName, WorkerId};
 use raftq::wire::message::{Code, Reply, Request};
@@ -187,6 +188,7 @@ impl Late {
             slots: 3,
             serves: Serves::Payloads(vec![self.queue.clone()]),
             gave_up: None,
+            tags: Tags::default(),
         };
         if self.call(Request::RegisterWorker(registration)).await.is_ok() {
             self.incarnation = incarnation;

@@ -177,6 +177,7 @@ pub(crate) fn job(number: u32) -> NewJob {
         id: JobId::new(Millis(1_700_000_000_000), u128::from(number)),
         queue: QueueName::default(),
         body: Body::Command(vec!["true".into()]),
+        options: None,
     }
 }
 

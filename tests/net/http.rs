@@ -16,6 +16,9 @@ fn get(node: &Node, request: &str) -> String {
 fn metrics_are_told_as_prometheus_text_and_the_connection_ends() {
     let node = Node::start();
     node.metrics().turn(Duration::from_micros(1500), Duration::from_micros(9), Ticks(1));
+    node.metrics().jobs_held.set(7);
+    node.metrics().dead_bytes.set(8);
+    node.metrics().dead_dropped.set(9);
     let answer = get(&node, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(
@@ -25,6 +28,9 @@ fn metrics_are_told_as_prometheus_text_and_the_connection_ends() {
     assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}");
     assert!(body.contains("raftq_turn_micros_max_recent 1500\n"), "{body}");
     assert!(body.contains("raftq_turn_cpu_micros_max 9\n"), "{body}");
+    for known in ["raftq_jobs_held 7", "raftq_dead_bytes 8", "raftq_dead_dropped_total 9"] {
+        assert!(body.lines().any(|line| line == known), "{known} in {body}");
+    }
     for line in body.lines() {
         let name = line.trim_start_matches("# HELP ").trim_start_matches("# TYPE ");
         assert!(name.starts_with("raftq_"), "{line}");

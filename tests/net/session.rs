@@ -332,6 +332,9 @@ fn reader_that_does_not_read_is_cut_off() {
         created_ms: raftq::types::Millis(1),
         started_ms: None,
         finished_ms: None,
+        options: None,
+        held_ms: None,
+        past: Vec::new(),
         body: Some(payload(1, 1 << 20).body),
     };
     for _ in 0..24 {

@@ -4,13 +4,14 @@ use std::io::Write;
 use std::time::Duration;
 
 use raftq::jobs::command::{Command, Registration, Stamped};
-use raftq::jobs::job::Serves;
+use raftq::jobs::job::{NewJob, Serves};
 use raftq::jobs::machine::Machine;
+use raftq::jobs::options::{Options, Tags};
 use raftq::net::inbox::Ask;
 use raftq::net::shared::{Patience, TEXT_CONNECTIONS_MAX};
 use raftq::raft::core::{Role, Status};
 use raftq::replica::view::{Answer, Look};
-use raftq::types::{ClusterId, Incarnation, Index, Millis, NodeId, Term, WorkerId};
+use raftq::types::{ClusterId, Incarnation, Index, Millis, NodeId, Tag, Term, WorkerId};
 use raftq::wire::message::{ClusterStatus, LogLine, NodeStatus, Reply, Request};
 
 use crate::client::{connect, exchange, job, rest};
@@ -24,6 +25,7 @@ fn machine() -> Machine {
         slots: 4,
         serves: Serves::Commands,
         gave_up: None,
+        tags: Tags::default(),
     };
     let commands =
         [Command::RegisterWorker(registration), Command::SubmitJob((0..30).map(job).collect())];
@@ -85,6 +87,10 @@ fn look() -> Look {
 
 /// Answers the local questions of text mode until the test ends.
 fn answer_looks(node: &Node) {
+    answer_looks_with(node, look);
+}
+
+fn answer_looks_with(node: &Node, look: fn() -> Look) {
     let reads = node.outlets.reads.clone();
     let answering = move || {
         while let Ok(ask) = reads.recv() {
@@ -134,6 +140,7 @@ fn every_command_ends_with_ok_and_the_connection_by_itself() {
         "nodes",
         "raft",
         "jobs",
+        "dead",
         "workers",
         "queues",
         "log",
@@ -264,6 +271,58 @@ fn jobs_are_listed_up_to_the_limit_and_one_is_shown_whole() {
     assert!(one.contains("status=pending\n") && one.contains("command=true\n"), "{one}");
     let none = say(&node, "job 00000000000000000000000000000000\n");
     assert!(none.starts_with("ERR NOT_FOUND"), "{none}");
+}
+
+/// Three jobs that failed, the first of them last; the third waits again; a fourth is held.
+fn look_at_failures() -> Look {
+    let mut machine = Machine::new();
+    let jobs = (0..4).map(|n| {
+        let ttl_ms = if n < 3 { Some(3000 - 1000 * u64::from(n)) } else { None };
+        let delay_ms = (n == 3).then_some(90_000);
+        let tags = Tags::new([Tag::new("gpu").unwrap()]);
+        let options = Options { priority: 8, ttl_ms, delay_ms, tags, ..Options::default() };
+        NewJob { options: Some(options.into()), ..job(n) }
+    });
+    let mut commands = vec![(1000, Command::SubmitJob(jobs.collect()))];
+    commands.extend([(2000, Command::Tick), (3000, Command::Tick), (4000, Command::Tick)]);
+    commands.push((5000, Command::RetryJob(vec![job(2).id])));
+    for (index, (now, command)) in (1..).zip(commands) {
+        let _applied = machine.apply(Index(index), &Stamped { now: Millis(now), command });
+    }
+    Look { machine, ..look() }
+}
+
+#[test]
+fn dead_shows_the_jobs_that_failed_last_first() {
+    let node = Node::start();
+    answer_looks_with(&node, look_at_failures);
+    let [one, two] = [0, 1].map(|n| job(n).id.to_string());
+    let dead = say(&node, "dead\n");
+    let rows: Vec<&str> = dead.lines().filter(|line| line.contains("not begun")).collect();
+    assert_eq!(rows.len(), 2, "{dead}");
+    assert!(rows[0].starts_with(&one) && rows[1].starts_with(&two), "{dead}");
+    assert!(rows[0].ends_with("1    -     57s     not begun within its ttl of 3s"), "{dead}");
+    assert!(!dead.contains("in all"), "{dead}");
+    let newest = say(&node, "dead 1\n");
+    assert!(newest.contains(&one) && !newest.contains(&two), "{newest}");
+    assert!(newest.contains("# 2 in all"), "{newest}");
+}
+
+#[test]
+fn job_shows_what_it_waits_for_and_its_attempts() {
+    let node = Node::start();
+    answer_looks_with(&node, look_at_failures);
+    let held = say(&node, &format!("job {}\n", job(3).id));
+    for line in ["priority=8", "tags=gpu", "held_ms=91000", "ttl_ms=-", "retries=0", "attempt=1"] {
+        assert!(held.lines().any(|l| l == line), "{line} in {held}");
+    }
+    assert!(!held.contains("ATTEMPT"), "{held}");
+    let again = say(&node, &format!("job {}\n", job(2).id));
+    assert!(again.contains("attempt=2\n") && again.contains("held_ms=-\n"), "{again}");
+    let row = "1        -       2000        2000      -     not begun within its ttl of 1s\n";
+    assert!(again.contains("\nATTEMPT  WORKER  STARTED_MS  ENDED_MS  EXIT  ERROR\n"), "{again}");
+    assert!(again.contains(row), "{again}");
+    assert!(say(&node, "status\n").contains("\njobs_held=1\n"));
 }
 
 #[test]

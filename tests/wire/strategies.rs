@@ -1,21 +1,27 @@
 //! Every message that can be, drawn at random.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use raftq::jobs::command::{Registration, Release, StatusUpdate};
-use raftq::jobs::job::{Assignment, Body, JobView, NewJob, Serves, Status, Verdict};
+use raftq::jobs::job::{Assignment, AttemptView, Body, JobView, NewJob, Serves, Status, Verdict};
+use raftq::jobs::options::{DURATION_MS_MAX, Options, PRIORITY_MAX, RETRIES_MAX, Tags};
+use raftq::jobs::rules::{LIMIT_MAX, QueueChange, RATE_COUNT_MAX, Rate};
 use raftq::raft::message::{
     AppendOutcome, Configuration, Entry, EntryKind, Message, SnapshotMeta, Voter,
 };
 use raftq::types::{
-    ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Term, WorkerId,
+    ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Tag, Term,
+    WorkerId,
 };
 use raftq::wire::hello::Reject;
 use raftq::wire::message::{
     BulkMessage, ClusterStatus, Code, Filter, Hello, LeaderHint, LogLine, NodeStatus, PeerHello,
-    PeerMessage, Refusal, Reply, Request, Role, Submitted, WAIT_MS_MAX, Welcome, WorkerView,
+    PeerMessage, QueueChanged, QueueFilter, QueueView, Refusal, Reply, Request, Role, Submitted,
+    WAIT_MS_MAX, Welcome, WorkerView,
 };
 use raftq::wire::request::LIST_LOG_MAX;
 
@@ -50,7 +56,12 @@ fn body() -> impl Strategy<Value = Body> {
 }
 
 pub(crate) fn new_job() -> impl Strategy<Value = NewJob> {
-    (job_id(), queue(), body()).prop_map(|(id, queue, body)| NewJob { id, queue, body })
+    (job_id(), queue(), body(), options()).prop_map(|(id, queue, body, options)| NewJob {
+        id,
+        queue,
+        body,
+        options,
+    })
 }
 
 fn status() -> impl Strategy<Value = Status> {
@@ -101,27 +112,112 @@ pub(crate) fn update() -> impl Strategy<Value = StatusUpdate> {
     )
 }
 
-fn view(with_body: bool) -> impl Strategy<Value = JobView> {
-    let body = body().prop_map(move |body| with_body.then_some(body));
-    let times = (number(), option::of(number()), option::of(number()));
-    let texts = (data(200), any::<bool>(), option::of(".{0,99}"));
-    let held = (any::<u32>(), option::of(worker()), option::of(number()), option::of(any::<i32>()));
-    (job_id(), queue(), status(), held, texts, times, body).prop_map(
-        |(id, queue, status, (attempt, worker, fence, exit_code), texts, times, body)| JobView {
-            id,
-            queue,
-            status,
+fn tags() -> impl Strategy<Value = Tags> {
+    vec("[a-z]{1,9}(=[a-z0-9/:.]{1,9})?", 0..4)
+        .prop_map(|tags| Tags::new(tags.iter().map(|tag| Tag::new(tag).expect("a tag"))))
+}
+
+/// Options within their bounds; `None` for those that ask for nothing.
+fn options() -> impl Strategy<Value = Option<Arc<Options>>> {
+    let ms = || option::of(1..=DURATION_MS_MAX);
+    let start = prop_oneof![
+        Just((None, None)),
+        (0..=DURATION_MS_MAX).prop_map(|ms| (Some(ms), None)),
+        number().prop_map(|at| (None, Some(Millis(at)))),
+    ];
+    let backoff = (0..=DURATION_MS_MAX, 0..=DURATION_MS_MAX);
+    let whole = (0..=PRIORITY_MAX, start, ms(), ms(), 0..=RETRIES_MAX, backoff, tags()).prop_map(
+        |(priority, (delay_ms, at_ms), ttl_ms, timeout_ms, retries, backoff, tags)| Options {
+            priority,
+            delay_ms,
+            at_ms,
+            ttl_ms,
+            timeout_ms,
+            retries,
+            backoff_ms: backoff.0.min(backoff.1),
+            backoff_max_ms: backoff.0.max(backoff.1),
+            tags,
+        },
+    );
+    prop_oneof![Just(None), whole.prop_map(Options::shared)]
+}
+
+fn past() -> impl Strategy<Value = AttemptView> {
+    let times = (number(), number());
+    (any::<u32>(), option::of(worker()), number(), times, option::of(any::<i32>()), ".{0,99}")
+        .prop_map(|(attempt, worker, fence, times, exit_code, error)| AttemptView {
             attempt,
             worker,
-            fence: fence.map(Fence),
+            fence: Fence(fence),
+            started_ms: Millis(times.0),
+            ended_ms: Millis(times.1),
             exit_code,
-            output: texts.0,
-            output_cut: texts.1,
-            error: texts.2,
-            created_ms: Millis(times.0),
-            started_ms: times.1.map(Millis),
-            finished_ms: times.2.map(Millis),
-            body,
+            error,
+        })
+}
+
+fn rate() -> impl Strategy<Value = Rate> {
+    (1..=RATE_COUNT_MAX, 1..=DURATION_MS_MAX).prop_map(|(count, per_ms)| Rate { count, per_ms })
+}
+
+fn queue_change() -> impl Strategy<Value = QueueChange> {
+    prop_oneof![
+        Just(QueueChange::Pause),
+        Just(QueueChange::Resume),
+        Just(QueueChange::Drain),
+        option::of(1..=LIMIT_MAX).prop_map(QueueChange::Limit),
+        option::of(rate()).prop_map(QueueChange::Rate),
+    ]
+}
+
+fn queue_view() -> impl Strategy<Value = QueueView> {
+    let counts = (number(), number(), number(), number());
+    let times = (option::of(number()), option::of(number()));
+    (queue(), counts, times, option::of(any::<u32>()), option::of(rate())).prop_map(
+        |(name, counts, times, limit, rate)| QueueView {
+            name,
+            pending: counts.0,
+            held: counts.1,
+            running: counts.2,
+            completed: counts.3,
+            failed: counts.0,
+            cancelled: counts.1,
+            paused_ms: times.0.map(Millis),
+            draining_ms: times.1.map(Millis),
+            limit,
+            rate,
+        },
+    )
+}
+
+fn view(with_body: bool) -> impl Strategy<Value = JobView> {
+    let body = body().prop_map(move |body| with_body.then_some(body));
+    let times = (number(), option::of(number()), option::of(number()), option::of(number()));
+    let asked = (options(), vec(past(), 0..3));
+    let texts = (data(200), any::<bool>(), option::of(".{0,99}"));
+    let held = (any::<u32>(), option::of(worker()), option::of(number()), option::of(any::<i32>()));
+    (job_id(), queue(), status(), held, texts, times, (asked, body)).prop_map(
+        move |(id, queue, status, held, texts, times, ((options, past), body))| {
+            let (attempt, worker, fence, exit_code) = held;
+            JobView {
+                id,
+                queue,
+                status,
+                attempt,
+                worker,
+                fence: fence.map(Fence),
+                exit_code,
+                output: texts.0,
+                output_cut: texts.1,
+                error: texts.2,
+                created_ms: Millis(times.0),
+                started_ms: times.1.map(Millis),
+                finished_ms: times.2.map(Millis),
+                options,
+                held_ms: times.3.map(Millis),
+                past: if with_body { past } else { Vec::new() },
+                body,
+            }
         },
     )
 }
@@ -151,13 +247,20 @@ fn requests() -> impl Strategy<Value = Request> {
         (number(), 0..=LIST_LOG_MAX)
             .prop_map(|(from, limit)| Request::ListLog { from: Index(from), limit }),
         option::of(number()).prop_map(|to| Request::TransferLeadership { to: to.map(NodeId) }),
-        (start(), 1..=4096_u32, serves(), option::of(number())).prop_map(
-            |((worker, incarnation), slots, serves, gave_up)| {
+        (option::of(queue()), 1..=1000_u32)
+            .prop_map(|(after, limit)| { Request::ListQueues(QueueFilter { after, limit }) }),
+        (queue(), queue_change())
+            .prop_map(|(queue, change)| Request::ChangeQueue { queue, change }),
+        vec(job_id(), 0..9).prop_map(|ids| Request::RetryJobs { ids }),
+        vec(job_id(), 0..9).prop_map(|ids| Request::PurgeJobs { ids }),
+        (start(), 1..=4096_u32, serves(), tags(), option::of(number())).prop_map(
+            |((worker, incarnation), slots, serves, tags, gave_up)| {
                 Request::RegisterWorker(Registration {
                     worker,
                     incarnation: incarnation.min(Incarnation::MAX),
                     slots,
                     serves,
+                    tags,
                     gave_up: gave_up.map(Incarnation),
                 })
             }
@@ -189,6 +292,7 @@ fn assignments() -> impl Strategy<Value = Vec<Assignment>> {
             queue,
             attempt,
             fence: Fence(fence),
+            timeout_ms: None,
             body,
         };
         jobs.map(assignment).collect()
@@ -245,11 +349,19 @@ fn replies() -> impl Strategy<Value = Reply> {
         (vec(view(false), 0..5), any::<bool>()).prop_map(|(jobs, more)| Reply::Jobs { jobs, more }),
         results(view(false)).prop_map(Reply::Waited),
         results(status()).prop_map(Reply::Cancelled),
-        vec((worker(), number(), serves(), any::<u32>()), 0..4).prop_map(|workers| {
-            let view = |(id, incarnation, serves, slots)| WorkerView {
+        results(Just(())).prop_map(Reply::Retried),
+        results(Just(())).prop_map(Reply::Purged),
+        (number(), number()).prop_map(|(pending, running)| {
+            Reply::QueueChanged(QueueChanged { pending, running })
+        }),
+        (vec(queue_view(), 0..4), any::<bool>())
+            .prop_map(|(queues, more)| Reply::Queues { queues, more }),
+        vec((worker(), number(), serves(), tags(), any::<u32>()), 0..4).prop_map(|workers| {
+            let view = |(id, incarnation, serves, tags, slots)| WorkerView {
                 id,
                 incarnation: Incarnation(incarnation),
                 serves,
+                tags,
                 slots,
                 running: slots / 2,
                 state: "live".into(),

@@ -2,12 +2,15 @@
 
 use bytes::{Bytes, BytesMut};
 use raftq::jobs::command::{Registration, Release, StatusUpdate};
-use raftq::jobs::job::{Assignment, Body, JobView, NewJob, Serves, Status, Verdict};
+use raftq::jobs::job::{Assignment, AttemptView, Body, JobView, NewJob, Serves, Status, Verdict};
+use raftq::jobs::options::{Options, Tags};
+use raftq::jobs::rules::{QueueChange, Rate};
 use raftq::raft::message::{
     AppendOutcome, Configuration, Entry, EntryKind, Message, SnapshotMeta, Voter,
 };
 use raftq::types::{
-    ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Term, WorkerId,
+    ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Tag, Term,
+    WorkerId,
 };
 use raftq::wire::error::WireError;
 use raftq::wire::frame::{Frame, FrameCodec};
@@ -15,7 +18,8 @@ use raftq::wire::hello::Reject;
 use raftq::wire::kind;
 use raftq::wire::message::{
     BulkMessage, ClusterStatus, Code, Filter, Hello, LeaderHint, LogLine, NodeStatus, PeerHello,
-    PeerMessage, Refusal, Reply, Request, Role, Submitted, Welcome, WorkerView,
+    PeerMessage, QueueChanged, QueueFilter, QueueView, Refusal, Reply, Request, Role, Submitted,
+    Welcome, WorkerView,
 };
 use tokio_util::codec::Encoder;
 
@@ -117,6 +121,9 @@ fn view(id: JobId, status: Status) -> JobView {
         created_ms: Millis(1_730_800_000_000),
         started_ms: Some(Millis(1_730_800_000_012)),
         finished_ms: ended.then_some(Millis(1_730_800_000_040)),
+        options: None,
+        held_ms: None,
+        past: Vec::new(),
         body: None,
     }
 }
@@ -157,6 +164,7 @@ fn raft(message: Message) -> Any {
 pub(crate) fn samples() -> Vec<(&'static str, u32, Any)> {
     let mut samples = handshake();
     samples.extend(clients());
+    samples.extend(queues());
     samples.extend(views());
     samples.extend(workers());
     samples.extend(peers());
@@ -208,7 +216,7 @@ fn clients() -> Vec<(&'static str, u32, Any)> {
         incarnation: Some(Incarnation(9_007_199_255_740_993)),
         ..Refusal::failed_precondition("this start is over")
     };
-    let new = |id, queue, body| NewJob { id, queue, body };
+    let new = |id, queue, body| NewJob { id, queue, body, options: None };
     let filter = Filter { status: Some(Status::Running), limit: 2, ..Filter::default() };
     vec![
         ("PING", 7, Any::Request(Request::Ping)),
@@ -226,6 +234,14 @@ fn clients() -> Vec<(&'static str, u32, Any)> {
             "SUBMIT_JOB of a payload",
             2,
             Any::Request(Request::SubmitJob(new(other_job(), mail(), payload()))),
+        ),
+        (
+            "SUBMIT_JOB with options",
+            40,
+            Any::Request(Request::SubmitJob(NewJob {
+                options: Options::shared(asked()),
+                ..new(other_job(), mail(), payload())
+            })),
         ),
         ("SUBMITTED", 1, Any::Reply(Reply::Submitted(Submitted { id: job(), created: true }))),
         (
@@ -284,6 +300,76 @@ fn clients() -> Vec<(&'static str, u32, Any)> {
     ]
 }
 
+/// What a job may ask for.
+fn asked() -> Options {
+    Options {
+        priority: 9,
+        delay_ms: Some(60_000),
+        timeout_ms: Some(30_000),
+        retries: 3,
+        tags: Tags::new(["gpu", "zone=a"].map(|tag| Tag::new(tag).expect("a tag"))),
+        ..Options::default()
+    }
+}
+
+fn queues() -> Vec<(&'static str, u32, Any)> {
+    let held = JobView {
+        queue: mail(),
+        attempt: 2,
+        exit_code: None,
+        options: Options::shared(asked()),
+        held_ms: Some(Millis(1_730_800_001_100)),
+        past: vec![AttemptView {
+            attempt: 1,
+            worker: Some(WorkerId::new("mailer-7").expect("a name")),
+            fence: Fence(53_248),
+            started_ms: Millis(1_730_800_000_012),
+            ended_ms: Millis(1_730_800_000_040),
+            exit_code: None,
+            error: "mailbox full".into(),
+        }],
+        body: Some(payload()),
+        ..view(other_job(), Status::Pending)
+    };
+    let queue = QueueView {
+        name: mail(),
+        pending: 3,
+        held: 1,
+        running: 2,
+        completed: 40,
+        failed: 1,
+        cancelled: 0,
+        paused_ms: Some(Millis(1_730_800_000_000)),
+        draining_ms: None,
+        limit: Some(2),
+        rate: Some(Rate { count: 100, per_ms: 60_000 }),
+    };
+    let filter = QueueFilter { after: Some(QueueName::default()), limit: 10 };
+    let change = |change| Any::Request(Request::ChangeQueue { queue: mail(), change });
+    let done = || vec![Ok(()), Err(Refusal::not_found("no such job (any more)"))];
+    vec![
+        ("JOB with past attempts", 41, Any::Reply(Reply::Job(Box::new(held)))),
+        ("LIST_QUEUES", 42, Any::Request(Request::ListQueues(filter))),
+        ("QUEUES", 42, Any::Reply(Reply::Queues { queues: vec![queue], more: false })),
+        ("CHANGE_QUEUE to pause", 43, change(QueueChange::Pause)),
+        ("CHANGE_QUEUE to limit", 44, change(QueueChange::Limit(Some(2)))),
+        (
+            "CHANGE_QUEUE to a rate",
+            45,
+            change(QueueChange::Rate(Some(Rate { count: 100, per_ms: 60_000 }))),
+        ),
+        (
+            "QUEUE_CHANGED",
+            43,
+            Any::Reply(Reply::QueueChanged(QueueChanged { pending: 3, running: 2 })),
+        ),
+        ("RETRY_JOBS", 46, Any::Request(Request::RetryJobs { ids: vec![job(), other_job()] })),
+        ("RETRIED", 46, Any::Reply(Reply::Retried(done()))),
+        ("PURGE_JOBS", 47, Any::Request(Request::PurgeJobs { ids: vec![job(), other_job()] })),
+        ("PURGED", 47, Any::Reply(Reply::Purged(done()))),
+    ]
+}
+
 fn views() -> Vec<(&'static str, u32, Any)> {
     vec![
         ("LIST_WORKERS", 9, Any::Request(Request::ListWorkers)),
@@ -294,6 +380,7 @@ fn views() -> Vec<(&'static str, u32, Any)> {
                 id: WorkerId::built_in(NodeId(3)),
                 incarnation: Incarnation(81),
                 serves: Serves::Commands,
+                tags: Tags::default(),
                 slots: 4,
                 running: 1,
                 state: "live".into(),
@@ -359,6 +446,7 @@ fn workers() -> Vec<(&'static str, u32, Any)> {
                 slots: 8,
                 serves: Serves::Payloads(vec![mail()]),
                 gave_up: Some(Incarnation(incarnation.0 - 2_000_000)),
+                tags: Tags::default(),
             })),
         ),
         ("REGISTERED", 20, Any::Reply(Reply::Registered)),
@@ -387,6 +475,7 @@ fn workers() -> Vec<(&'static str, u32, Any)> {
                 queue: mail(),
                 attempt: 1,
                 fence: Fence(53_248),
+                timeout_ms: None,
                 body: payload(),
             }])),
         ),

@@ -195,6 +195,7 @@ impl World {
         let config = BuiltInConfig {
             worker: WorkerId::new("node-1").unwrap(),
             slots,
+            tags: raftq::jobs::options::Tags::default(),
             guard,
             guard_args,
             adopts: false,
@@ -245,6 +246,7 @@ impl World {
             queue: QueueName::default(),
             attempt: 1,
             fence: Fence(fence),
+            timeout_ms: None,
             body: Body::Command(vec!["sh".into(), "-c".into(), script]),
         }
     }

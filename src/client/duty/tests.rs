@@ -32,6 +32,7 @@ fn assignment(fence: u64) -> Assignment {
         queue: QueueName::new("mail").unwrap(),
         attempt: 1,
         fence: Fence(fence),
+        timeout_ms: None,
         body: Body::Payload(Bytes::new()),
     }
 }
@@ -500,4 +501,30 @@ fn any_life_keeps_the_rules() {
             }
         }
     }
+}
+
+#[test]
+fn handler_that_takes_too_long_is_ended_and_reported_as_failed() {
+    let mut duty = duty(1);
+    let (ask, _) = find(&duty.step(at(0)), "REGISTER_WORKER").unwrap();
+    duty.heard(ask, Ok(Reply::Registered), at(1));
+    let (reserve, _) = find(&duty.step(at(1)), "RESERVE").unwrap();
+    let limited = Assignment { timeout_ms: Some(500), ..assignment(7) };
+    duty.heard(reserve, Ok(Reply::Reserved(vec![limited, assignment(8)])), at(100));
+    duty.step(at(100));
+    assert_eq!(duty.wake_at(), at(600));
+    assert!(!names(&duty.step(at(599))).contains(&"abandon"));
+    let orders = duty.step(at(600));
+    assert!(orders.contains(&Order::Abandon(Fence(7))), "{orders:?}");
+    assert!(!orders.contains(&Order::Abandon(Fence(8))), "it may take as long as it likes");
+    let Some((_, Request::BatchUpdateJobStatus(updates))) =
+        find(&orders, "BATCH_UPDATE_JOB_STATUS")
+    else {
+        panic!("nothing is reported: {orders:?}")
+    };
+    let told: Vec<_> = updates.iter().map(|it| (it.fence, it.verdict.error.as_deref())).collect();
+    assert_eq!(told, [(Fence(7), Some("timed out after 500ms"))]);
+    // What it says after all does not count.
+    duty.ended(Fence(7), done(), at(601));
+    assert!(find(&duty.step(at(601)), "BATCH_UPDATE_JOB_STATUS").is_none());
 }

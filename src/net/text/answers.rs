@@ -1,5 +1,6 @@
 //! What each command of text mode comes to, made from this node's own view and said to be no more.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_std::channel;
@@ -9,14 +10,16 @@ use async_std::task::spawn_blocking;
 use crate::jobs::job::{Body, JobView, Serves, Status};
 use crate::jobs::list::Filter;
 use crate::jobs::machine::Machine;
+use crate::jobs::options::{Options, Tags};
 use crate::net::http;
 use crate::net::inbox::{Ask, ReplyTo};
 use crate::net::shared::Ctx;
 use crate::net::text::command::{Command, VERBS};
 use crate::net::text::table::{Table, pairs, plain};
 use crate::raft::core::Role;
+use crate::replica::reading::queue_view;
 use crate::replica::view::{Answer, Look};
-use crate::types::{Index, JobId, Millis, QueueName, TICK_MS};
+use crate::types::{Index, JobId, Millis, QueueName, TICK_MS, Tag};
 use crate::wire::message::{LogLine, NodeStatus, Reply, Request};
 
 /// What a job's output is cut to, in characters, so that an answer stays readable.
@@ -71,6 +74,10 @@ async fn answered(ctx: &Arc<Ctx>, command: Command) -> Answered {
         Command::Job(id) => {
             let look = look(ctx).await?;
             aside(move || job(&look, id)).await
+        }
+        Command::Dead { limit } => {
+            let look = look(ctx).await?;
+            aside(move || Ok(dead(&look, limit))).await
         }
         Command::Workers { limit } => {
             let look = look(ctx).await?;
@@ -228,6 +235,7 @@ fn status(ctx: &Ctx, look: &Look) -> String {
             ("last_index", raft.last_index.to_string()),
             ("snapshot_index", raft.snapshot_index.to_string()),
             ("jobs_pending", counts.pending.to_string()),
+            ("jobs_held", counts.held.to_string()),
             ("jobs_running", counts.running.to_string()),
             ("jobs_completed", counts.completed.to_string()),
             ("jobs_failed", counts.failed.to_string()),
@@ -376,11 +384,18 @@ fn job(look: &Look, id: JobId) -> Answered {
         Some(Body::Payload(bytes)) => ("payload_bytes", bytes.len().to_string()),
         None => ("body", "-".into()),
     };
+    let options = job.options.as_deref().unwrap_or(Options::NONE);
     let mut text = local(look)
         + &pairs(&[
             ("id", job.id.to_string()),
             ("queue", job.queue.to_string()),
             ("status", job.status.as_str().into()),
+            ("priority", options.priority.to_string()),
+            ("tags", option((!options.tags.is_empty()).then(|| in_a_row(&options.tags)))),
+            ("held_ms", option(job.held_ms)),
+            ("ttl_ms", option(options.ttl_ms)),
+            ("timeout_ms", option(options.timeout_ms)),
+            ("retries", options.retries.to_string()),
             ("attempt", job.attempt.to_string()),
             ("worker", option(job.worker.as_ref())),
             ("fence", option(job.fence)),
@@ -393,8 +408,74 @@ fn job(look: &Look, id: JobId) -> Answered {
             ("output_bytes", job.output.len().to_string()),
             ("output_cut", job.output_cut.to_string()),
         ]);
+    text.push_str(&past(&job));
     text.push_str(&output(&job));
     Ok(text)
+}
+
+fn in_a_row(tags: &Tags) -> String {
+    let names: Vec<&str> = tags.as_slice().iter().map(Tag::as_str).collect();
+    names.join(",")
+}
+
+/// The attempts before the last one, where there are any.
+fn past(job: &JobView) -> String {
+    if job.past.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&["ATTEMPT", "WORKER", "STARTED_MS", "ENDED_MS", "EXIT", "ERROR"]);
+    for past in &job.past {
+        table.row(vec![
+            past.attempt.to_string(),
+            option(past.worker.as_ref()),
+            past.started_ms.to_string(),
+            past.ended_ms.to_string(),
+            option(past.exit_code),
+            past.error.clone(),
+        ]);
+    }
+    table.render()
+}
+
+/// Jobs that failed looked at in one page, at most.
+const DEAD_PAGE_MAX: usize = 10_000;
+
+/// The jobs that failed last. The table lists them by id, which is by age: all of them are gone through, and
+/// only the newest are kept.
+fn dead(look: &Look, limit: usize) -> String {
+    let mut newest: BTreeMap<(Millis, JobId), JobView> = BTreeMap::new();
+    let mut after = None;
+    loop {
+        let status = Some(Status::Failed);
+        let filter = Filter { status, queue: None, worker: None, after, limit: DEAD_PAGE_MAX };
+        let (page, more) = look.machine.list(&filter);
+        after = page.last().map(|job| job.id);
+        for job in page {
+            newest.insert((job.finished_ms.unwrap_or_default(), job.id), job);
+            if newest.len() > limit {
+                newest.pop_first();
+            }
+        }
+        if !more || after.is_none() {
+            break;
+        }
+    }
+    let mut table = Table::new(&["ID", "QUEUE", "ATT", "EXIT", "FAILED", "ERROR"]);
+    for ((failed, _), job) in newest.iter().rev() {
+        table.row(vec![
+            job.id.to_string(),
+            job.queue.to_string(),
+            job.attempt.to_string(),
+            option(job.exit_code),
+            age(look, *failed),
+            option(job.error.as_ref()),
+        ]);
+    }
+    let total = look.machine.counts().failed;
+    let shown = u64::try_from(newest.len()).unwrap_or(u64::MAX);
+    let rest =
+        if total > shown { format!("# {total} in all: raftq dead list\n") } else { String::new() };
+    local(look) + &table.render() + &rest
 }
 
 /// The output, each line behind a bar, so that no line of it can be taken for one of ours.
@@ -405,7 +486,8 @@ fn output(job: &JobView) -> String {
 }
 
 fn workers(look: &Look, limit: usize) -> String {
-    let mut table = Table::new(&["WORKER", "STATE", "RUNNING", "SLOTS", "SERVES", "REGISTERED"]);
+    let mut table =
+        Table::new(&["WORKER", "STATE", "RUNNING", "SLOTS", "SERVES", "TAGS", "REGISTERED"]);
     for worker in look.machine.workers().take(limit) {
         let serves = match &worker.serves {
             Serves::Commands => "commands".into(),
@@ -420,6 +502,7 @@ fn workers(look: &Look, limit: usize) -> String {
             worker.running.len().to_string(),
             worker.slots.to_string(),
             serves,
+            option((!worker.tags.is_empty()).then(|| in_a_row(&worker.tags))),
             age(look, worker.registered_ms),
         ]);
     }
@@ -435,17 +518,21 @@ fn queues(look: &Look, limit: usize) -> String {
         "PENDING",
         "COMMANDS",
         "PAYLOADS",
+        "HELD",
         "RUNNING",
         "COMPLETED",
         "FAILED",
         "CANCELLED",
+        "RULES",
     ]);
     let machine: &Machine = &look.machine;
-    for (name, counts) in machine.queues().take(limit) {
+    for (name, queue) in machine.queues().take(limit) {
+        let counts = &queue.counts;
         let numbers = [
             counts.pending(),
             counts.pending_commands,
             counts.pending_payloads,
+            counts.held,
             counts.running,
             counts.completed,
             counts.failed,
@@ -453,6 +540,7 @@ fn queues(look: &Look, limit: usize) -> String {
         ];
         let mut cells = vec![name.to_string()];
         cells.extend(numbers.iter().map(ToString::to_string));
+        cells.push(queue_view(name, queue).rules_in_words());
         table.row(cells);
     }
     local(look) + &table.render()

@@ -41,6 +41,11 @@ pub enum Command {
     },
     /// One job.
     Job(JobId),
+    /// The jobs that failed last.
+    Dead {
+        /// At most so many.
+        limit: usize,
+    },
     /// The registry.
     Workers {
         /// At most so many.
@@ -69,7 +74,7 @@ pub enum Command {
 }
 
 /// Every verb with its arguments, what it does, and an example, in the order of `help`.
-pub const VERBS: [(&str, &str, &str, &str); 18] = [
+pub const VERBS: [(&str, &str, &str, &str); 19] = [
     ("help", "[VERB]", "what can be asked", "help jobs"),
     ("ping", "", "pong: the process lives, no more is said", "ping"),
     ("ruok", "", "imok: the same", "ruok"),
@@ -81,6 +86,7 @@ pub const VERBS: [(&str, &str, &str, &str); 18] = [
     ("raft", "", "log, commit and snapshot of this node", "raft"),
     ("jobs", "[queue=Q] [status=S] [limit=N]", "jobs known here", "jobs status=running limit=50"),
     ("job", "ID", "one job with its output", "job 0192f3a07c6e4b1d8f00a1b2c3d4e5f6"),
+    ("dead", "[N]", "the jobs that failed last, newest first", "dead 5"),
     ("workers", "[limit=N]", "the registry of workers", "workers"),
     ("queues", "[limit=N]", "what waits and runs in each queue", "queues"),
     ("log", "[from=INDEX] [limit=N]", "entries of the Raft log", "log limit=5"),
@@ -124,6 +130,12 @@ pub fn parse(line: &str) -> Result<Command, Fault> {
                 limit: found.limit()?,
             })
         }
+        "dead" => match rest.as_slice() {
+            [count] if !count.contains('=') => Ok(Command::Dead { limit: rows(count)? }),
+            words => {
+                Ok(Command::Dead { limit: Arguments::parse(verb, words, &["limit"])?.limit()? })
+            }
+        },
         "workers" => {
             Ok(Command::Workers { limit: Arguments::parse(verb, &rest, &["limit"])?.limit()? })
         }
@@ -164,6 +176,14 @@ fn status(word: &str) -> Result<Status, Fault> {
     let wanted = word.to_lowercase();
     let found = Status::ALL.into_iter().find(|status| status.as_str() == wanted);
     found.ok_or_else(|| "status is pending, running, completed, failed or cancelled".into())
+}
+
+/// Reads how many rows are wanted.
+fn rows(word: &str) -> Result<usize, Fault> {
+    let wanted: u64 = word
+        .parse()
+        .map_err(|_not_a_number| format!("dead takes a number, not {}", shown(word)))?;
+    Ok(usize::try_from(wanted).unwrap_or(usize::MAX).clamp(1, ROWS_MAX))
 }
 
 /// Finds the verb that a word is or begins.
@@ -318,6 +338,9 @@ mod tests {
             jobs,
             Ok(Command::Jobs { queue, status: Some(Status::Running), limit: ROWS_MAX })
         );
+        assert_eq!(parse("dead"), Ok(Command::Dead { limit: ROWS_DEFAULT }));
+        assert_eq!(parse("dead 0"), Ok(Command::Dead { limit: 1 }));
+        assert_eq!(parse("dead limit=99999"), Ok(Command::Dead { limit: ROWS_MAX }));
         for bad in [
             "jobs queue=",
             "jobs status=dead",
@@ -325,6 +348,9 @@ mod tests {
             "jobs 5",
             "jobs limit=1 limit=2",
             "job xyz",
+            "dead x",
+            "dead 1 2",
+            "dead queue=q",
             "log from=-1",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
