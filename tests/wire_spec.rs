@@ -136,7 +136,6 @@ fn limits_equal_the_code() {
         ("RETRIES_MAX", u64::from(options::RETRIES_MAX)),
         ("DURATION_MS_MAX", options::DURATION_MS_MAX),
         ("TAGS_MAX", options::TAGS_MAX as u64),
-        ("TIMEOUT_SLACK_MS", job::TIMEOUT_SLACK_MS),
         ("PAST_MAX", job::PAST_MAX as u64),
         ("LIMIT_MAX", u64::from(rules::LIMIT_MAX)),
         ("RATE_COUNT_MAX", u64::from(rules::RATE_COUNT_MAX)),

@@ -7,7 +7,7 @@ use crate::jobs::command::{
     CancelOutcome, Event, Pair, StatusUpdate, SubmitOutcome, UpdateOutcome,
 };
 use crate::jobs::extra::Extra;
-use crate::jobs::job::{NewJob, Status, TIMEOUT_SLACK_MS};
+use crate::jobs::job::{NewJob, Status};
 use crate::jobs::machine::Machine;
 use crate::jobs::options::Options;
 use crate::jobs::resident::{self, End, Job, Run};
@@ -103,18 +103,12 @@ impl Machine {
 
     /// Has a job run; returns its queue.
     fn begin(&mut self, id: JobId, run: Run) -> Option<QueueName> {
-        let now = self.now;
         let mut queue = None;
         self.change(id, |job| {
             job.status = Status::Running;
             job.run = Some(Arc::new(run));
             if job.extra.is_some() {
-                let timeout = job.options().timeout_ms;
-                job.with_extra(|extra| {
-                    extra.expires_ms = None;
-                    let time = timeout.map(|timeout| timeout.saturating_add(TIMEOUT_SLACK_MS));
-                    extra.deadline_ms = time.map(|time| Millis(now.0.saturating_add(time)));
-                });
+                job.with_extra(|extra| extra.expires_ms = None);
             }
             queue = Some(job.queue.clone());
         });

@@ -21,10 +21,6 @@ pub const OUTPUT_BYTES_MAX: usize = 16 << 10;
 /// The bytes of the error text of a failed job, at most; what is longer is cut.
 pub const ERROR_BYTES_MAX: usize = 1024;
 
-/// When an attempt has taken as long as it may, its worker has so many milliseconds to end it and to report; then the
-/// queue takes it away.
-pub const TIMEOUT_SLACK_MS: u64 = 15_000;
-
 /// Attempts remembered beside the last one, at most; the oldest is forgotten first.
 pub const PAST_MAX: usize = 8;
 

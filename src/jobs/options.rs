@@ -42,8 +42,8 @@ pub struct Options {
     pub at_ms: Option<Millis>,
     /// Fail, if not begun so long after the submit, in milliseconds.
     pub ttl_ms: Option<u64>,
-    /// How long an attempt may take, in milliseconds; then its worker ends it, and it has failed. A worker that
-    /// does not is [`TIMEOUT_SLACK_MS`](crate::jobs::job::TIMEOUT_SLACK_MS) later left alone with it.
+    /// How long an attempt may take, in milliseconds; then its worker ends it, and it has failed. The time is the
+    /// worker's own: by a clock that leaps, two workers would run the job at once.
     pub timeout_ms: Option<u64>,
     /// How many attempts may fail before the last one.
     pub retries: u32,

@@ -25,8 +25,7 @@ use crate::worker::table::{Shared, Taken, Which};
 /// How long a command that is ended by order has between `SIGTERM` and `SIGKILL`.
 pub const KILL_GRACE: Duration = Duration::from_millis(500);
 
-/// How long a command that took too long has after `SIGTERM` before `SIGKILL`. The queue waits for its report for
-/// [`TIMEOUT_SLACK_MS`](crate::jobs::job::TIMEOUT_SLACK_MS).
+/// How long a command that took too long has after `SIGTERM` before `SIGKILL`.
 pub const TIMEOUT_GRACE: Duration = Duration::from_secs(5);
 
 /// Events that wait for the pipe to the node, at most. Full: the threads of the commands wait with

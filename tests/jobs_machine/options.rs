@@ -4,15 +4,12 @@ use raftq::jobs::command::{
     Command, Event, Limits, Outcome, PurgeOutcome, Registration, RetryOutcome, SubmitOutcome,
     UpdateOutcome,
 };
-use raftq::jobs::job::{NewJob, PAST_MAX, Serves, Status, TIMEOUT_SLACK_MS};
+use raftq::jobs::job::{NewJob, PAST_MAX, Serves, Status};
 use raftq::jobs::options::{Options, Tags};
 use raftq::jobs::scheduler::{Proposed, schedule};
 use raftq::types::{Fence, JobId, Millis, Tag};
 
 use crate::support::{Rig, command, id, registration, update};
-
-/// What is said of an attempt of 500 ms whose worker did not end it.
-const SILENT: &str = "timed out after 500ms, and its worker said nothing";
 
 fn asks(number: u64, options: Options) -> NewJob {
     NewJob { options: Options::shared(options), ..command(number) }
@@ -154,25 +151,6 @@ fn failed_attempts_are_followed_by_pauses_that_double_until_none_is_left() {
 }
 
 #[test]
-fn report_of_an_attempt_that_was_taken_away_is_stale_whatever_follows() {
-    let mut rig = rig(1);
-    rig.submit(asks(1, Options { timeout_ms: Some(500), retries: 1, ..Options::default() }));
-    let fence = rig.assign_one(1, "w", 1);
-    pass(&mut rig, 500 + TIMEOUT_SLACK_MS - 1);
-    assert_eq!(status(&rig, 1), Status::Running, "its worker still has the time to report");
-    pass(&mut rig, 1);
-    let withdrawn = |it: &Event| matches!(it, Event::Withdrawn { fence: it, .. } if *it == fence);
-    assert!(rig.events.iter().any(withdrawn), "{:?}", rig.events);
-    assert!(matches!(rig.report(update(1, fence, true)), UpdateOutcome::StaleFence { .. }));
-    assert_eq!(rig.machine.view(id(1)).unwrap().past[0].error, SILENT);
-    pass(&mut rig, 2_000);
-    let fence = rig.assign_one(1, "w", 1);
-    pass(&mut rig, 500 + TIMEOUT_SLACK_MS);
-    assert_eq!((status(&rig, 1), error(&rig, 1).as_str()), (Status::Failed, SILENT));
-    assert!(matches!(rig.report(update(1, fence, true)), UpdateOutcome::StaleFence { .. }));
-}
-
-#[test]
 fn lost_workers_cost_attempts_and_a_job_has_as_many_as_it_asks_for() {
     let limits = Limits { attempts_max: 2, ..Limits::default() };
     let mut rig = Rig::with_limits(limits);
@@ -191,19 +169,6 @@ fn lost_workers_cost_attempts_and_a_job_has_as_many_as_it_asks_for() {
         (Status::Failed, Status::Failed, [3, 2])
     );
     assert!(error(&rig, 1).contains("3 of 3 attempts used"), "{}", error(&rig, 1));
-}
-
-#[test]
-fn job_given_back_is_begun_anew_with_its_whole_time() {
-    let mut rig = rig(1);
-    rig.submit(asks(1, Options { timeout_ms: Some(500), ..Options::default() }));
-    let fence = rig.assign_one(1, "w", 1);
-    rig.release("w", 1, &[(1, fence)], false);
-    assert_eq!(rig.machine.next_wake_ms(), None);
-    rig.now += 400;
-    rig.assign_one(1, "w", 1);
-    assert_eq!(rig.machine.next_wake_ms(), Some(Millis(rig.now + 500 + TIMEOUT_SLACK_MS)));
-    assert_eq!(rig.machine.job(id(1)).unwrap().attempt, 1);
 }
 
 #[test]

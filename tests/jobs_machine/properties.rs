@@ -10,7 +10,7 @@ use raftq::jobs::command::{
     Command, Event, Limits, Outcome, Pair, Registration, Release, RetryOutcome, Stamped,
     StatusUpdate,
 };
-use raftq::jobs::job::{Body, NewJob, Serves, Status, TIMEOUT_SLACK_MS};
+use raftq::jobs::job::{Body, NewJob, Serves, Status};
 use raftq::jobs::lane::Class;
 use raftq::jobs::machine::{Applied, Machine};
 use raftq::jobs::options::{Options, Tags};
@@ -90,7 +90,6 @@ fn op() -> impl Strategy<Value = Op> {
         1 => limits().prop_map(Op::Limits),
         1 => Just(Op::Noop),
         3 => (0u64..2_000).prop_map(Op::Wait),
-        1 => Just(Op::Wait(TIMEOUT_SLACK_MS)),
         2 => Just(Op::Tick),
         2 => (0u8..3, change()).prop_map(|(queue, change)| Op::Change(queue, change)),
         1 => prop::collection::vec(job(), 0..3).prop_map(Op::Retry),
@@ -444,7 +443,6 @@ fn generated_commands_reach_every_kind_of_answer() {
         "held",
         "dropped",
         "rests",
-        "timed out",
         "not begun",
         "exit code",
         "Applied",
