@@ -258,20 +258,29 @@ impl Client {
         }
     }
 
+    /// Asks something of any number of jobs, in as many requests as it takes.
+    async fn ask_in_parts<T>(
+        &self,
+        ids: &[JobId],
+        request: impl Fn(Vec<JobId>) -> Request,
+        results: impl Fn(Reply) -> Option<Vec<T>>,
+    ) -> Result<Vec<T>, Error> {
+        let mut all = Vec::with_capacity(ids.len());
+        for chunk in ids.chunks(WAIT_JOBS_MAX) {
+            let reply = self.ask(request(chunk.to_vec())).await?;
+            all.extend(results(reply).ok_or_else(misplaced)?);
+        }
+        Ok(all)
+    }
+
     /// Cancels jobs, the running ones too, and returns the status each has now, in order.
     ///
     /// # Errors
     /// [`Error::Unknown`] names the jobs of the request that may have been cancelled.
     pub async fn cancel(&self, ids: &[JobId]) -> Result<Vec<Result<Status, Refusal>>, Error> {
-        let mut results = Vec::with_capacity(ids.len());
-        for chunk in ids.chunks(WAIT_JOBS_MAX) {
-            let request = Request::CancelJobs { ids: chunk.to_vec() };
-            let Reply::Cancelled(cancelled) = self.ask(request).await? else {
-                return Err(misplaced());
-            };
-            results.extend(cancelled);
-        }
-        Ok(results)
+        let results =
+            |reply| if let Reply::Cancelled(results) = reply { Some(results) } else { None };
+        self.ask_in_parts(ids, |ids| Request::CancelJobs { ids }, results).await
     }
 
     /// Has jobs that failed or were cancelled tried again, as if they were new; a result for each, in order.
@@ -279,15 +288,9 @@ impl Client {
     /// # Errors
     /// [`Error::Unknown`] names the jobs of the request that may have been taken up.
     pub async fn retry(&self, ids: &[JobId]) -> Result<Vec<Result<(), Refusal>>, Error> {
-        let mut results = Vec::with_capacity(ids.len());
-        for chunk in ids.chunks(WAIT_JOBS_MAX) {
-            let request = Request::RetryJobs { ids: chunk.to_vec() };
-            let Reply::Retried(retried) = self.ask(request).await? else {
-                return Err(misplaced());
-            };
-            results.extend(retried);
-        }
-        Ok(results)
+        let results =
+            |reply| if let Reply::Retried(results) = reply { Some(results) } else { None };
+        self.ask_in_parts(ids, |ids| Request::RetryJobs { ids }, results).await
     }
 
     /// Forgets jobs that have ended; a result for each, in order.
@@ -295,15 +298,8 @@ impl Client {
     /// # Errors
     /// [`Error::Unknown`] names the jobs of the request that may be forgotten.
     pub async fn purge(&self, ids: &[JobId]) -> Result<Vec<Result<(), Refusal>>, Error> {
-        let mut results = Vec::with_capacity(ids.len());
-        for chunk in ids.chunks(WAIT_JOBS_MAX) {
-            let request = Request::PurgeJobs { ids: chunk.to_vec() };
-            let Reply::Purged(purged) = self.ask(request).await? else {
-                return Err(misplaced());
-            };
-            results.extend(purged);
-        }
-        Ok(results)
+        let results = |reply| if let Reply::Purged(results) = reply { Some(results) } else { None };
+        self.ask_in_parts(ids, |ids| Request::PurgeJobs { ids }, results).await
     }
 
     /// Changes the rules of a queue, and returns what it has.

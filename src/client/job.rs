@@ -87,7 +87,7 @@ impl Job {
         self
     }
 
-    /// Bounds the time that one attempt takes: it is taken away then, and has failed.
+    /// Bounds the time that one attempt takes: its worker ends it then, and it has failed.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.options.timeout_ms = Some(clock::whole_ms(timeout));

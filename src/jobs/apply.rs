@@ -12,7 +12,7 @@ use crate::jobs::machine::Machine;
 use crate::jobs::options::Options;
 use crate::jobs::resident::{self, End, Job, Run};
 use crate::planted::{self, Bug, is_planted};
-use crate::types::{ASSIGNMENTS_PER_ENTRY_MAX, Fence, JobId, Millis, QueueName};
+use crate::types::{ASSIGNMENTS_PER_ENTRY_MAX, Fence, JobId, Millis};
 
 impl Machine {
     /// Adds one job, unless its id is known or there is no room.
@@ -93,26 +93,17 @@ impl Machine {
                 job: pair.job,
                 fence: run.fence,
             });
-            if let Some(queue) = self.begin(pair.job, run) {
-                self.count_start(&queue);
-            }
+            self.change(pair.job, |job| {
+                job.status = Status::Running;
+                job.run = Some(Arc::new(run));
+                if job.extra.is_some() {
+                    job.with_extra(|extra| extra.expires_ms = None);
+                }
+            });
+            self.count_start(pair.job);
             held += 1;
         }
         held
-    }
-
-    /// Has a job run; returns its queue.
-    fn begin(&mut self, id: JobId, run: Run) -> Option<QueueName> {
-        let mut queue = None;
-        self.change(id, |job| {
-            job.status = Status::Running;
-            job.run = Some(Arc::new(run));
-            if job.extra.is_some() {
-                job.with_extra(|extra| extra.expires_ms = None);
-            }
-            queue = Some(job.queue.clone());
-        });
-        queue
     }
 
     /// Makes the assignment of a pair, if it still fits.

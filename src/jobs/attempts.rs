@@ -29,13 +29,13 @@ impl Machine {
     pub(in crate::jobs) fn try_again(&mut self, id: JobId, end: &End, held: Option<Millis>) {
         let now = self.now;
         self.change(id, |job| {
+            let end = (end.reported, end.exit_code, end.error.as_deref());
             let past = past_of(job, end, now);
             job.status = Status::Pending;
             job.attempt = job.attempt.saturating_add(1);
             job.with_extra(|extra| {
                 extra.remember(past);
                 extra.held_ms = held.filter(|at| *at > now);
-                extra.deadline_ms = None;
             });
         });
     }
@@ -51,15 +51,8 @@ impl Machine {
         let expires = job.options().ttl_ms.map(|ttl| Millis(now.0.saturating_add(ttl)));
         self.change(id, |job| {
             let Some(ending) = job.ending.take() else { return };
-            let past = Past {
-                reported: ending.reported,
-                exit_code: ending.exit_code,
-                error: Box::from(cut(
-                    ending.error.as_deref().unwrap_or_default(),
-                    PAST_ERROR_BYTES_MAX,
-                )),
-                ..past_run(job, ending.finished_ms)
-            };
+            let end = (ending.reported, ending.exit_code, ending.error.as_deref());
+            let past = past_of(job, end, ending.finished_ms);
             let used = job.attempt;
             job.status = Status::Pending;
             job.attempt = job.attempt.saturating_add(1);
@@ -67,7 +60,7 @@ impl Machine {
                 extra.remember(past);
                 extra.forgiven = used;
                 extra.expires_ms = expires;
-                (extra.held_ms, extra.deadline_ms) = (None, None);
+                extra.held_ms = None;
             });
         });
         RetryOutcome::Retried
@@ -98,19 +91,10 @@ fn backoff_ms(options: &Options, failed: u32, id: JobId, fence: Option<Fence>) -
     pause + pause / JITTER_PART * lot / 255
 }
 
-/// Writes down the attempt of a job that runs and ends like this.
-fn past_of(job: &Job, end: &End, now: Millis) -> Past {
-    Past {
-        reported: end.reported,
-        exit_code: end.exit_code,
-        error: Box::from(cut(end.error.as_deref().unwrap_or_default(), PAST_ERROR_BYTES_MAX)),
-        ..past_run(job, now)
-    }
-}
-
-/// Writes down what is known of an attempt from its beginning. One that never began has no worker: what the job
-/// ran under last was the attempt before.
-fn past_run(job: &Job, ended_ms: Millis) -> Past {
+/// Writes down the last attempt of a job: whether its worker reported the end, with which exit code, and why it
+/// ended. One that never began has no worker: what the job ran under last was the attempt before.
+fn past_of(job: &Job, end: (bool, Option<i32>, Option<&str>), ended_ms: Millis) -> Past {
+    let (reported, exit_code, error) = end;
     let before = job.extra.iter().flat_map(|extra| &extra.past).next_back();
     let began = |fence: Fence| before.is_none_or(|before| before.fence != fence);
     let run = job.run.as_deref().filter(|run| began(run.fence));
@@ -120,9 +104,9 @@ fn past_run(job: &Job, ended_ms: Millis) -> Past {
         fence: run.map_or(Fence(0), |run| run.fence),
         started_ms: run.map_or(ended_ms, |run| run.started_ms),
         ended_ms,
-        reported: false,
-        exit_code: None,
-        error: Box::default(),
+        reported,
+        exit_code,
+        error: Box::from(cut(error.unwrap_or_default(), PAST_ERROR_BYTES_MAX)),
     }
 }
 

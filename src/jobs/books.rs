@@ -14,7 +14,7 @@ use crate::types::{JobId, Millis, QueueName};
 /// Whom a time concerns.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Timer {
-    /// A job: it has waited long enough, or too long, or has run too long.
+    /// A job: it has waited long enough, or too long.
     Job(JobId),
     /// A queue, whose rate lets it go on.
     Queue(QueueName),

@@ -25,10 +25,8 @@ pub struct Extra {
     pub options: Option<Arc<Options>>,
     /// A pending job waits for this time.
     pub held_ms: Option<Millis>,
-    /// It fails if it waits at this time.
+    /// It fails at this time, if it was not begun.
     pub expires_ms: Option<Millis>,
-    /// Its attempt is taken away at this time.
-    pub deadline_ms: Option<Millis>,
     /// Attempts that count no more: those before somebody had it tried again.
     pub forgiven: u32,
     /// The attempts before the last one, oldest first, at most [`PAST_MAX`].
@@ -110,12 +108,11 @@ impl Extra {
     /// Hashes what is not in the job's content.
     #[must_use]
     pub fn record(&self) -> Content {
-        let Self { options: _, held_ms, expires_ms, deadline_ms, forgiven, past } = self;
+        let Self { options: _, held_ms, expires_ms, forgiven, past } = self;
         let time = |at: &Option<Millis>| at.map_or(0, |at| at.0.saturating_add(1));
         let mut fold = Fold::new(b'x');
         fold.u64(time(held_ms))
             .u64(time(expires_ms))
-            .u64(time(deadline_ms))
             .u64(u64::from(*forgiven))
             .u64(past.len() as u64);
         past.iter().for_each(|past| past.fold(&mut fold));

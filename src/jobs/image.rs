@@ -137,7 +137,6 @@ pub(in crate::jobs) struct ExtraRecord<'a> {
     pub(in crate::jobs) options: Option<Options>,
     pub(in crate::jobs) held_ms: Option<Millis>,
     pub(in crate::jobs) expires_ms: Option<Millis>,
-    pub(in crate::jobs) deadline_ms: Option<Millis>,
     pub(in crate::jobs) forgiven: u32,
     #[serde(borrow, deserialize_with = "list")]
     pub(in crate::jobs) past: Vec<PastRecord<'a>>,
@@ -308,7 +307,6 @@ fn extra_out(extra: &Extra) -> ExtraRecord<'_> {
         options: extra.options.as_deref().cloned(),
         held_ms: extra.held_ms,
         expires_ms: extra.expires_ms,
-        deadline_ms: extra.deadline_ms,
         forgiven: extra.forgiven,
         past: past.collect(),
     }

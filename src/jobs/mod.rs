@@ -5,8 +5,8 @@
 //!
 //! - [`codec`]: a stamped command to bytes of the log, and back.
 //! - [`machine`]: the state, what can be asked of it, and `apply`; the commands themselves are in
-//!   `apply` (jobs), `attempts` (what follows a failure), `registration` (workers), [`timers`] (what happens by
-//!   itself, and the rules of queues) and `retention` (forgetting).
+//!   `apply` (jobs), `attempts` (what follows a failure), `registration` (workers), [`queue`] (the rules of
+//!   queues), [`timers`] (what happens by itself) and `retention` (forgetting).
 //! - The books that `apply` keeps beside the jobs, each with its own indexes, counts and share of
 //!   the [`digest`]: [`books`] (of jobs), [`registry`] (of workers), [`forgotten`] (of ids).
 //! - [`ordered`]: the maps of what there may be millions of, of which an image costs nothing.

@@ -58,17 +58,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            priority: PRIORITY_DEFAULT,
-            delay_ms: None,
-            at_ms: None,
-            ttl_ms: None,
-            timeout_ms: None,
-            retries: 0,
-            backoff_ms: BACKOFF_MS_DEFAULT,
-            backoff_max_ms: BACKOFF_MAX_MS_DEFAULT,
-            tags: Tags::default(),
-        }
+        Self::NONE.clone()
     }
 }
 

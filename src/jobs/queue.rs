@@ -2,11 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::jobs::command::QueueOutcome;
 use crate::jobs::digest::Fold;
 use crate::jobs::job::Status;
+use crate::jobs::machine::Machine;
 use crate::jobs::resident::{Job, Kind};
 use crate::jobs::rules::{QueueChange, Rate};
-use crate::types::{Millis, QueueName};
+use crate::types::{JobId, Millis, QueueName};
 
 /// What a queue's rules weigh in the limit on resident bytes.
 pub const RULES_BYTES: u64 = 512;
@@ -199,6 +201,41 @@ impl Queue {
     #[must_use]
     pub fn is_gone(&self) -> bool {
         self.rules.is_none() && self.counts.total() == 0
+    }
+}
+
+impl Machine {
+    /// Notes that a job begins: its queue's rate may close the queue.
+    pub(in crate::jobs) fn count_start(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        if self.rules(&job.queue).is_some_and(|rules| rules.rate.is_some()) {
+            let (queue, now) = (job.queue.clone(), self.now);
+            self.books.change_rules(&queue, |rules| rules.started(now));
+        }
+    }
+
+    /// Tells whether a queue takes no new jobs.
+    #[must_use]
+    pub fn is_draining(&self, queue: &QueueName) -> bool {
+        self.rules(queue).is_some_and(|rules| rules.draining_ms.is_some())
+    }
+
+    /// Changes the rules of a queue, which need not have a job.
+    pub(in crate::jobs) fn change_queue(
+        &mut self,
+        name: &QueueName,
+        change: QueueChange,
+    ) -> QueueOutcome {
+        if let Some(fault) = change.fault() {
+            return QueueOutcome::Invalid(fault);
+        }
+        if self.rules(name).is_none() && self.books.ruled() >= RULED_QUEUES_MAX {
+            return QueueOutcome::Exhausted;
+        }
+        let now = self.now;
+        self.books.change_rules(name, |rules| rules.change(change, now));
+        let counts = self.books.queues().get(name).map(|queue| queue.counts).unwrap_or_default();
+        QueueOutcome::Changed { pending: counts.pending(), running: counts.running }
     }
 }
 

@@ -159,10 +159,7 @@ impl Machine {
             self.limits.attempts_max.max(job.options().retries.saturating_add(1)).max(1);
         let Price::Attempt(fate) = price else {
             self.tell_withdrawn(id, events);
-            return self.change(id, |job| {
-                job.status = Status::Pending;
-                job.with_extra(|extra| extra.deadline_ms = None);
-            });
+            return self.change(id, |job| job.status = Status::Pending);
         };
         let worker = job.worker().map_or("nobody", WorkerId::as_str);
         let reason = format!("worker {worker} {fate}; {used} of {attempts_max} attempts used");

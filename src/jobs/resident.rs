@@ -317,8 +317,7 @@ impl Job {
         let extra = self.extra.as_ref()?;
         match self.status {
             Status::Pending => extra.held_ms.into_iter().chain(extra.expires_ms).min(),
-            Status::Running => extra.deadline_ms,
-            Status::Completed | Status::Failed | Status::Cancelled => None,
+            Status::Running | Status::Completed | Status::Failed | Status::Cancelled => None,
         }
     }
 

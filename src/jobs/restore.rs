@@ -20,6 +20,7 @@ use crate::jobs::job::{
 };
 use crate::jobs::machine::Machine;
 use crate::jobs::options::Options;
+use crate::jobs::ordered::Ordered;
 use crate::jobs::queue::{RULED_QUEUES_MAX, Rules};
 use crate::jobs::registration;
 use crate::jobs::registry::{Worker, WorkerState};
@@ -46,6 +47,8 @@ pub struct Restore {
     last_ruled: Option<QueueName>,
     last_worker: Option<WorkerId>,
     last_forgotten: Option<JobId>,
+    /// The places in commit order of all jobs: any of them may stand in a line some day, and no two in one place.
+    sequences: Vec<u64>,
     /// Names of workers that jobs know and the registry does not (any more), so that jobs share them.
     names: BTreeSet<WorkerId>,
 }
@@ -234,6 +237,7 @@ impl Restore {
             return Err(wrong(&fault));
         }
         fits(machine, &job).map_err(wrong)?;
+        self.sequences.push(job.sequence);
         machine.insert(job);
         Ok(())
     }
@@ -254,6 +258,10 @@ impl Restore {
         let restored = (machine.jobs.len() as u64, machine.registry.len(), machine.forgotten.len());
         if restored != (trailer.jobs, trailer.workers, trailer.forgotten) {
             return Err(contradiction("records are missing, or there are too many"));
+        }
+        self.sequences.sort_unstable();
+        if !self.sequences.is_sorted_by(|one, next| one < next) {
+            return Err(contradiction("two jobs have one place in commit order"));
         }
         self.digest = Some(trailer.digest);
         Ok(())
@@ -307,8 +315,12 @@ fn fits(machine: &Machine, job: &Job) -> Result<(), &'static str> {
     {
         return Err("a place in the order of endings that is not its own");
     }
-    let line = machine.books.lines().get(&job.lane());
-    if job.status == Status::Pending && line.is_some_and(|it| it.contains_key(&job.place())) {
+    // Where that would disturb the books at once it is looked at here, and for all jobs at the end.
+    let stands = |line: &Ordered<u64, JobId>| line.contains_key(&job.place());
+    let is_front =
+        machine.books.fronts().get(&job.class()).is_some_and(|it| it.contains_key(&job.place()));
+    let is_taken = machine.books.lines().get(&job.lane()).is_some_and(stands);
+    if job.status == Status::Pending && (is_front || is_taken) {
         return Err("a place in commit order that another one has");
     }
     if job.status != Status::Running {
@@ -371,7 +383,6 @@ impl SharedNames for BTreeSet<WorkerId> {
             options: it.options.clone().and_then(Options::shared),
             held_ms: it.held_ms,
             expires_ms: it.expires_ms,
-            deadline_ms: it.deadline_ms,
             forgiven: it.forgiven,
         };
         if extra.is_empty() {

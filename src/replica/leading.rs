@@ -90,9 +90,11 @@ impl<W> Replica<W> {
     /// Moves the log's clock when somebody waits for a time that has come, and no other entry is on its way.
     fn move_clock(&mut self) {
         let Some(at) = self.machine.next_wake_ms() else { return };
-        let is_due =
-            at <= self.clock.peek(self.wall, self.now, self.raft.configuration().voters.len());
-        if is_due && self.raft.last_index() <= self.machine.applied_index() {
+        if self.raft.last_index() > self.machine.applied_index() {
+            return;
+        }
+        let voters = self.raft.configuration().voters.len();
+        if at <= self.clock.peek(self.wall, self.now, voters) {
             self.propose(Command::Tick, self.now, Vec::new());
         }
     }

@@ -535,11 +535,7 @@ fn options_of(id: JobId) -> Options {
 #[must_use]
 pub fn asks_of(id: JobId) -> Asks {
     let options = options_of(id);
-    Asks {
-        retries: options.retries,
-        times_out: options.timeout_ms.is_some(),
-        expires: options.ttl_ms.is_some(),
-    }
+    Asks { retries: options.retries, expires: options.ttl_ms.is_some() }
 }
 
 /// Returns the tags that some jobs ask for, and that some workers have.

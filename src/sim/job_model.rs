@@ -145,8 +145,6 @@ pub struct JobModel {
 pub struct Asks {
     /// So many attempts may fail before the last one.
     pub retries: u32,
-    /// An attempt that takes too long is taken away.
-    pub times_out: bool,
     /// If it is not begun for long, it fails.
     pub expires: bool,
 }
@@ -161,11 +159,6 @@ impl JobModel {
     /// Attempts it has, whatever becomes of them.
     fn attempts(&self) -> u32 {
         self.attempts_max.max(self.asked.retries + 1)
-    }
-
-    /// Tells whether the queue by itself may end it as failed with this attempt.
-    fn may_be_last(&self, attempt: u32) -> bool {
-        attempt == self.attempts() || self.asked.times_out && attempt > self.asked.retries
     }
 
     /// Tells whether it may fail by itself before it is begun.
@@ -258,7 +251,7 @@ pub enum Last {
     From(Live),
     /// It ran, here or further on.
     RanFrom(Live),
-    /// It ran, here or further on, and was taken from its worker with the last attempt it had.
+    /// It ran, here or further on, and was its worker was lost with the last attempt it had.
     LostFrom(Live),
 }
 
@@ -290,7 +283,7 @@ impl Last {
             }
             Self::From(from) => reaches(from, true) || reaches(from, false),
             Self::RanFrom(from) => reaches(from, true),
-            Self::LostFrom(from) => model.may_be_last(attempt) && reaches(from, true),
+            Self::LostFrom(from) => attempt == attempts_max && reaches(from, true),
         }
     }
 
@@ -510,8 +503,7 @@ impl JobModel {
                 next.push(waits(at.attempt));
                 if at.attempt < self.attempts() {
                     next.push(waits(at.attempt + 1));
-                }
-                if self.may_be_last(at.attempt) {
+                } else {
                     let ending = Ending {
                         status: Status::Failed,
                         result: Some(0),

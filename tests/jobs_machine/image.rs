@@ -147,6 +147,43 @@ fn restore_records_twice_or_out_of_order_is_refused() {
     }
 }
 
+/// Rewrites a number that stands in the one record of jobs, wherever it does.
+fn with_sequence(records: &mut [Vec<u8>], from: u8, to: u8) {
+    let record = &mut records[1];
+    let created = 1_000u16.to_be_bytes();
+    let from = [&[from, 0xcd][..], &created].concat();
+    let at = record.windows(from.len()).position(|it| it == from).unwrap();
+    record[at] = to;
+}
+
+#[test]
+fn restore_two_jobs_in_one_place_is_refused_whatever_their_queues() {
+    for (priority, told) in [(5, "has a place"), (6, "two jobs have one place")] {
+        let mut rig = Rig::new();
+        for (number, name) in [(1, "a"), (2, "b")] {
+            let priority = if number == 2 { priority } else { 5 };
+            let options = Options::shared(Options { priority, ..Options::default() });
+            let body = Body::Command(vec!["true".into()]);
+            rig.submit(NewJob { id: id(number), queue: queue(name), body, options });
+        }
+        let mut records = records(&rig.machine);
+        with_sequence(&mut records, 2, 1);
+        let Err(ImageError::Contradiction(why)) = restore(&records) else { panic!("restored") };
+        assert!(why.contains(told), "{why}");
+    }
+}
+
+#[test]
+fn restore_rules_out_of_bounds_is_refused() {
+    let mut rig = Rig::new();
+    rig.apply(Command::ChangeQueue(queue("q"), QueueChange::Limit(Some(9))));
+    let mut records = records(&rig.machine);
+    let at = records[1].iter().rposition(|byte| *byte == 9).unwrap();
+    records[1][at] = 0;
+    let Err(ImageError::Contradiction(why)) = restore(&records) else { panic!("restored") };
+    assert!(why.contains("queue q"), "{why}");
+}
+
 #[test]
 fn restore_other_version_is_refused() {
     let mut records = records(&Machine::new());
