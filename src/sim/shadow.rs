@@ -127,7 +127,6 @@ impl Shadow {
                         format!("entry {} cannot be read: {error}", entry.index)
                     })?;
                     let applied = self.machine.apply(entry.index, &stamped);
-                    self.note_rules(entry.index);
                     self.release_held(entry.index);
                     if let Command::AssignJob(pairs) = &stamped.command {
                         self.named.extend(pairs.iter().map(|pair| (pair.job, entry.index)));
@@ -149,6 +148,7 @@ impl Shadow {
                     }
                 }
             }
+            self.note_rules(entry.index);
             self.digests.insert(entry.index, self.machine.digest().0);
         }
         while self.digests.len() > REMEMBERED_MAX {
