@@ -145,6 +145,16 @@ impl Damage {
     }
 }
 
+/// Kills a node that has a snapshot and a log of more than one file: there is something to damage then.
+fn kill_with_snapshot(cluster: &mut Cluster, victim: usize) {
+    let data = cluster.data(victim);
+    until("a snapshot on the disk", || {
+        let is_there = files(&data, "log-").len() > 1 && !files(&data, "snap-").is_empty();
+        is_there.then_some(())
+    });
+    cluster.kill(victim);
+}
+
 /// Starts a node as it is; it must refuse, and say why and what to do.
 fn refusal(cluster: &Cluster, id: usize) -> String {
     let output = cluster.node_command(id).output().unwrap();
@@ -188,7 +198,7 @@ fn damaged_node_names_the_file_heals_and_votes_again() {
         let victim = number % 3 + 1;
         fill(&cluster, 400);
         cluster.wait_whole();
-        cluster.kill(victim);
+        kill_with_snapshot(&mut cluster, victim);
         let word = damage.strike(&cluster.data(victim), &mut dice);
         let told = refusal(&cluster, victim);
         for word in [word.as_str(), "--heal", "raftq doctor --data", "must not vote"] {
@@ -247,7 +257,7 @@ fn majority_that_is_damaged_stops_says_so_and_deletes_nothing() {
     cluster.wait_whole();
     let whole = cluster.leader();
     let damaged = others(&cluster, whole);
-    cluster.ids().into_iter().for_each(|id| cluster.kill(id));
+    cluster.ids().into_iter().for_each(|id| kill_with_snapshot(&mut cluster, id));
     let mut before = BTreeMap::new();
     for id in &damaged {
         Damage::FlipLog.strike(&cluster.data(*id), &mut dice);
@@ -323,7 +333,7 @@ fn minority_damaged_under_load_loses_no_acknowledged_job() {
         let started = Instant::now();
         let mut told = Vec::new();
         for victim in &victims {
-            cluster.kill(*victim);
+            kill_with_snapshot(&mut cluster, *victim);
             let damage = DAMAGES[dice.usize(0..DAMAGES.len())];
             told.push(format!("node {victim}: {damage:?}"));
             damage.strike(&cluster.data(*victim), &mut dice);
