@@ -62,6 +62,7 @@ fn replica(node: u64) -> Replica<u64> {
         dir: dir(node),
         limits: raftq::jobs::command::Limits::default(),
         snapshot_bytes_min: 1 << 40,
+        history_bytes_max: 32 << 20,
         snapshot_bytes: 0,
         seed: u128::from(node),
     };

@@ -7,6 +7,8 @@
     reason = "a test's helper that meets what it did not expect should end the test"
 )]
 
+#[path = "jobs_machine/changes.rs"]
+mod changes;
 #[path = "jobs_machine/codec.rs"]
 mod codec;
 #[path = "jobs_machine/commands.rs"]

@@ -8,6 +8,7 @@
 )]
 
 use bytes::Bytes;
+use raftq::jobs::change::{Position, What};
 use raftq::jobs::codec;
 use raftq::jobs::command::{Command, Limits, Registration, Release, Stamped, StatusUpdate};
 use raftq::jobs::job::{Body, NewJob, Serves, Status, Verdict};
@@ -21,12 +22,13 @@ use raftq::raft::message::{
 };
 use raftq::replica::core::{Config, Replica};
 use raftq::replica::input::{Input, Turn};
+use raftq::replica::reads::WATCHERS_MAX;
 use raftq::replica::view::{Answer, View};
 use raftq::types::{
     ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Term, Ticks,
     WorkerId,
 };
-use raftq::wire::message::{Code, PeerMessage, Reply, Request, Submitted};
+use raftq::wire::message::{Code, PeerMessage, Reply, Request, Submitted, Watch, Watched};
 
 const ME: NodeId = NodeId(1);
 
@@ -95,6 +97,7 @@ impl World {
             dir: DirId([1; 16]),
             limits,
             snapshot_bytes_min: 1 << 40,
+            history_bytes_max: 1 << 20,
             snapshot_bytes: 0,
             seed: 7,
         };
@@ -225,6 +228,7 @@ impl World {
         let own = self.answers.iter().filter(|(to, _)| *to == waiter);
         own.map(|(_, answer)| match answer {
             Answer::Reply(reply) => reply.clone(),
+            Answer::Changes(slice) => slice.reply(),
             Answer::Image { machine, request } => raftq::replica::reading::answer(machine, request),
             Answer::Look(_) => panic!("nobody asked for a look"),
         })
@@ -341,6 +345,68 @@ fn a_report_in_the_turn_of_the_workers_leave_counts() {
     assert_eq!(world.heard(2), [Reply::Updated(vec![Ok(())])]);
     assert_eq!(world.heard(3), [Reply::Released { count: 0 }]);
     assert_eq!(world.job(job(3).id).0, Status::Completed);
+}
+
+fn watched(world: &World, waiter: u64) -> Option<(Vec<What>, Position)> {
+    let heard = world.heard(waiter);
+    let Some(Reply::Watched(Watched { events, next })) = heard.first() else { return None };
+    assert_eq!(heard.len(), 1);
+    Some((events.iter().map(|event| event.change.what).collect(), *next))
+}
+
+#[test]
+fn a_watch_waits_for_a_change_and_goes_on_behind_it() {
+    let mut world = World::leader(1);
+    world.turn(vec![world.ask(1, Request::Watch(Watch::default()))]);
+    let (nothing, here) = watched(&world, 1).unwrap();
+    assert!(nothing.is_empty());
+    let after = |after, wait_ms| Watch { after: Some(after), wait_ms, ..Watch::default() };
+    world.turn(vec![
+        world.ask(2, Request::Watch(after(here, 10_000))),
+        world.ask(3, Request::Watch(after(here, 100))),
+    ]);
+    world.turns(15);
+    let (nothing, later) = watched(&world, 3).unwrap();
+    assert!(nothing.is_empty() && later >= here, "its time is up");
+    assert_eq!(watched(&world, 2), None, "it waits");
+    world.turn(vec![world.ask(4, Request::SubmitJob(job(3)))]);
+    let (what, next) = watched(&world, 2).unwrap();
+    assert_eq!(what, [What::Submitted]);
+    // Whoever asks from the former place gets it again, and from the next one no more.
+    world.turn(vec![
+        world.ask(5, Request::Watch(after(later, 0))),
+        world.ask(6, Request::Watch(after(next, 0))),
+        world.ask(7, Request::Watch(Watch { oldest: true, ..Watch::default() })),
+    ]);
+    assert_eq!(watched(&world, 5).unwrap().0, [What::Submitted]);
+    assert_eq!(watched(&world, 6).unwrap(), (Vec::new(), next));
+    assert_eq!(watched(&world, 7).unwrap().0, [What::Submitted]);
+}
+
+#[test]
+fn a_watch_of_what_is_not_kept_is_refused_with_the_first_place_there_is() {
+    let mut world = World::leader(1);
+    let before = Position { index: Index(0), n: 1 };
+    let watch = Watch { after: Some(before), ..Watch::default() };
+    world.turn(vec![world.ask(1, Request::Watch(watch))]);
+    let heard = world.heard(1);
+    let [Reply::Refused(refusal)] = heard.as_slice() else { panic!("{heard:?}") };
+    assert_eq!(refusal.code, Code::FailedPrecondition);
+    assert!(refusal.message.ends_with("is 1.0"), "{refusal:?}");
+}
+
+#[test]
+fn so_many_watch_one_node_and_no_more() {
+    let mut world = World::leader(1);
+    world.turn(vec![world.ask(0, Request::Watch(Watch::default()))]);
+    let (_, here) = watched(&world, 0).unwrap();
+    for waiter in 1..=WATCHERS_MAX as u64 + 1 {
+        let watch = Watch { after: Some(here), wait_ms: 30_000, ..Watch::default() };
+        world.turn(vec![world.ask(waiter, Request::Watch(watch))]);
+    }
+    assert!(world.heard(1).is_empty());
+    let heard = world.heard(WATCHERS_MAX as u64 + 1);
+    assert!(matches!(heard.as_slice(), [Reply::Refused(no)] if no.code == Code::ResourceExhausted));
 }
 
 /// A configuration that is not committed may never be, and nodes of two clusters refuse each other.

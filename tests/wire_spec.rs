@@ -100,8 +100,9 @@ fn no_hex_block_escapes_the_test() {
 /// Every number that stands in a table of limits is the code's.
 #[test]
 fn limits_equal_the_code() {
-    use raftq::jobs::{job, options, rules};
+    use raftq::jobs::{change, job, options, rules};
     use raftq::pack;
+    use raftq::replica::{history, reads};
     use raftq::wire::{frame, hello, message, named, peer, positional, refusal, request};
 
     let code: Vec<(&str, u64)> = vec![
@@ -137,6 +138,9 @@ fn limits_equal_the_code() {
         ("DURATION_MS_MAX", options::DURATION_MS_MAX),
         ("TAGS_MAX", options::TAGS_MAX as u64),
         ("PAST_MAX", job::PAST_MAX as u64),
+        ("CHANGES_PER_ANSWER_MAX", history::CHANGES_PER_ANSWER_MAX as u64),
+        ("CHANGE_ERROR_BYTES_MAX", change::CHANGE_ERROR_BYTES_MAX as u64),
+        ("WATCHERS_MAX", reads::WATCHERS_MAX as u64),
         ("LIMIT_MAX", u64::from(rules::LIMIT_MAX)),
         ("RATE_COUNT_MAX", u64::from(rules::RATE_COUNT_MAX)),
         ("RULED_QUEUES_MAX", raftq::jobs::queue::RULED_QUEUES_MAX as u64),

@@ -16,6 +16,7 @@ use crate::cli::show::ShowArgs;
 use crate::cli::sim::SimArgs;
 use crate::cli::submit::SubmitArgs;
 use crate::cli::values::{self, Addresses};
+use crate::cli::watch::WatchArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,6 +26,7 @@ Examples:
   raftq get ID                                where that job is, and what it printed
   raftq list --status running
   raftq dead list                             what failed; raftq dead retry ID tries it again
+  raftq watch                                 every change as it comes
   raftq queue pause mail                      begin no more jobs of that queue
   raftq cluster status                        who leads, who is alive
 
@@ -96,6 +98,8 @@ pub enum Verb {
     Cancel(CancelArgs),
     /// Show what happened to one job, attempt by attempt.
     Show(ShowArgs),
+    /// Follow every change in order, from any node.
+    Watch(WatchArgs),
     /// Look at jobs that failed, have them tried again, or forget them.
     Dead(DeadArgs),
     /// Look at queues; pause, drain, limit them.

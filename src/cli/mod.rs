@@ -37,4 +37,5 @@ pub mod submit;
 pub mod target;
 pub mod times;
 pub mod values;
+pub mod watch;
 pub mod workers;

@@ -90,6 +90,11 @@ pub struct NodeArgs {
     #[arg(help_heading = "Storage")]
     pub snapshot_at: Option<u64>,
 
+    /// The newest changes kept in memory for `raftq watch` to go back to; about 150 bytes each.
+    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = values::size, allow_hyphen_values = true)]
+    #[arg(help_heading = "Storage")]
+    pub history: u64,
+
     /// Finished jobs kept for `get` and `list`, by count. The first leader of a new cluster writes
     /// the limits below into the log, where they hold for every node; a node whose own differ warns.
     #[arg(
@@ -134,6 +139,7 @@ pub fn config(args: NodeArgs) -> Config {
         // Log is let go of by whole files and behind a snapshot: to keep little, both must be small.
         segment_bytes: args.segment.unwrap_or(args.log_keep.clamp(1 << 20, 16 << 20)),
         snapshot_bytes_min: args.snapshot_at.unwrap_or(args.log_keep.clamp(1 << 20, 64 << 20)),
+        history_bytes_max: args.history,
         limits: Limits {
             finished_count_max: args.finished_keep,
             finished_age_ms_max: values::whole_ms(args.finished_age),

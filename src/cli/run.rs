@@ -14,7 +14,7 @@ use crate::cli::out::Out;
 use crate::cli::session::Session;
 use crate::cli::target::Target;
 use crate::cli::{
-    bench, cluster, dead, doctor, jobs, log, node, queues, show, sim, submit, workers,
+    bench, cluster, dead, doctor, jobs, log, node, queues, show, sim, submit, watch, workers,
 };
 use crate::worker::guard;
 
@@ -47,6 +47,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         | Verb::Wait(_)
         | Verb::Cancel(_)
         | Verb::Show(_)
+        | Verb::Watch(_)
         | Verb::Dead(_)
         | Verb::Queue(_)
         | Verb::Workers
@@ -74,6 +75,7 @@ fn is_shown(verb: &Verb) -> bool {
         Verb::Get(_)
         | Verb::List(_)
         | Verb::Show(_)
+        | Verb::Watch(_)
         | Verb::Workers
         | Verb::Log(_)
         | Verb::Doctor(_) => true,
@@ -134,6 +136,7 @@ fn ask(cli: &Cli) -> Result<Exit, Failure> {
         Verb::Wait(args) => jobs::wait(args, &session, &mut out),
         Verb::Cancel(args) => jobs::cancel(args, &session, &mut out),
         Verb::Show(args) => show::run(args, &session, &mut out),
+        Verb::Watch(args) => watch::run(args, &session, &mut out),
         Verb::Dead(args) => dead::run(args, &session, &mut out),
         Verb::Queue(args) => queues::run(args, &session, &mut out),
         Verb::Workers => workers::run(&session, &mut out),

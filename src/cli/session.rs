@@ -6,9 +6,11 @@ use std::time::Duration;
 use crate::cli::exit::{Effect, Exit, Failure, exit_of};
 use crate::cli::submit::quote;
 use crate::cli::target::{Origin, Target};
-use crate::client::blocking::Client;
+use crate::client::blocking::{Client, Watcher};
 use crate::client::client::CallOptions;
 use crate::client::error::Error;
+use crate::client::watch::From;
+use crate::jobs::change::Event;
 use crate::jobs::job::{JobView, NewJob, Status};
 use crate::jobs::rules::QueueChange;
 use crate::node::clock;
@@ -240,6 +242,20 @@ impl Session {
     /// A [`Failure`].
     pub fn log(&self, from: Index, limit: u32) -> Result<Vec<LogLine>, Failure> {
         self.told(self.client.log(from, limit), Effect::Reads)
+    }
+
+    /// Begins to watch.
+    #[must_use]
+    pub fn watch(&self, from: From) -> Watcher {
+        self.client.watch(from)
+    }
+
+    /// Waits for what a watcher gets next.
+    ///
+    /// # Errors
+    /// A [`Failure`]; `Exit::Failure` when going on would leave a gap.
+    pub fn watched(&self, watcher: &mut Watcher) -> Result<Vec<Event>, Failure> {
+        self.told(watcher.next(), Effect::Reads)
     }
 
     /// Hands leadership over and returns who gets it.

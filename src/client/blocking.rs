@@ -9,7 +9,9 @@ use crate::client::client;
 use crate::client::duty::StopReport;
 use crate::client::error::Error;
 use crate::client::job::Job;
+use crate::client::watch;
 use crate::client::worker::Worker;
+use crate::jobs::change::{Event, Position};
 use crate::jobs::job::{JobView, Status};
 use crate::jobs::rules::QueueChange;
 use crate::types::{Index, JobId, NodeId, QueueName};
@@ -222,9 +224,50 @@ impl Client {
         task::block_on(self.inner.call(request, options))
     }
 
+    /// See [`client::Client::watch`].
+    #[must_use]
+    pub fn watch(&self, from: watch::From) -> Watcher {
+        Watcher { inner: self.inner.watch(from) }
+    }
+
     /// See [`client::Client::close`].
     pub fn close(&self) {
         task::block_on(self.inner.close());
+    }
+}
+
+/// A [`watch::Watcher`] whose methods block.
+#[derive(Debug)]
+pub struct Watcher {
+    inner: watch::Watcher,
+}
+
+impl Watcher {
+    /// See [`watch::Watcher::queue`].
+    #[must_use]
+    pub fn queue(self, queue: QueueName) -> Self {
+        Self { inner: self.inner.queue(queue) }
+    }
+
+    /// See [`watch::Watcher::job`].
+    #[must_use]
+    pub fn job(self, job: JobId) -> Self {
+        Self { inner: self.inner.job(job) }
+    }
+
+    /// See [`watch::Watcher::position`].
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        self.inner.position()
+    }
+
+    /// See [`watch::Watcher::next`].
+    ///
+    /// # Errors
+    /// As there.
+    #[expect(clippy::should_implement_trait, reason = "it never ends, and may fail and go on")]
+    pub fn next(&mut self) -> Result<Vec<Event>, Error> {
+        task::block_on(self.inner.next())
     }
 }
 

@@ -441,6 +441,11 @@ impl Client {
         self.pool.close();
     }
 
+    /// Returns the addresses of the nodes, as far as they are known.
+    pub(crate) fn addrs(&self) -> Vec<Addr> {
+        self.pool.cluster().addrs()
+    }
+
     /// Makes a client of the same cluster with connections of its own.
     pub(crate) fn sibling(&self) -> Self {
         let cluster = self.pool.cluster().sibling();

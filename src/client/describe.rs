@@ -2,7 +2,7 @@
 
 use crate::client::error::name_jobs;
 use crate::types::JobId;
-use crate::wire::message::{Reply, Request, WAIT_MS_MAX};
+use crate::wire::message::{Reply, Request, WAIT_MS_MAX, Watch};
 
 /// Tells whether only the leader answers it; others know who that is.
 pub(crate) fn needs_leader(request: &Request) -> bool {
@@ -27,6 +27,7 @@ pub(crate) fn needs_leader(request: &Request) -> bool {
         | Request::WaitJobs { .. }
         | Request::ListWorkers
         | Request::ListQueues(_)
+        | Request::Watch(_)
         | Request::ListLog { .. } => false,
     }
 }
@@ -41,9 +42,9 @@ pub(crate) fn may_repeat(request: &Request) -> bool {
 /// Returns how long the node itself waits before it answers, where it does.
 pub(crate) fn wait_ms(request: &Request) -> Option<u64> {
     match request {
-        Request::WaitJobs { wait_ms, .. } | Request::Reserve { wait_ms, .. } => {
-            Some((*wait_ms).min(WAIT_MS_MAX))
-        }
+        Request::WaitJobs { wait_ms, .. }
+        | Request::Reserve { wait_ms, .. }
+        | Request::Watch(Watch { wait_ms, .. }) => Some((*wait_ms).min(WAIT_MS_MAX)),
         Request::Ping
         | Request::SubmitJob(_)
         | Request::SubmitBatch(_)
@@ -81,6 +82,7 @@ pub(crate) fn expects(request: &Request, reply: &Reply) -> bool {
         | (Request::ChangeQueue { .. }, Reply::QueueChanged(_))
         | (Request::GetClusterStatus { .. }, Reply::ClusterStatus(_))
         | (Request::ListLog { .. }, Reply::Log(_))
+        | (Request::Watch(_), Reply::Watched(_))
         | (Request::TransferLeadership { .. }, Reply::Transferred { .. }) => true,
         (Request::SubmitJob(job), Reply::Submitted(submitted)) => job.id == submitted.id,
         (Request::GetJob { id }, Reply::Job(job)) => *id == job.id,
@@ -119,6 +121,7 @@ pub(crate) fn expects(request: &Request, reply: &Reply) -> bool {
             | Request::ListWorkers
             | Request::GetClusterStatus { .. }
             | Request::ListLog { .. }
+            | Request::Watch(_)
             | Request::TransferLeadership { .. },
             _,
         ) => false,
@@ -148,6 +151,7 @@ pub(crate) fn ids(request: &Request) -> Vec<JobId> {
         | Request::ChangeQueue { .. }
         | Request::GetClusterStatus { .. }
         | Request::ListLog { .. }
+        | Request::Watch(_)
         | Request::TransferLeadership { .. } => Vec::new(),
     }
 }
@@ -176,6 +180,7 @@ pub(crate) fn describe(request: &Request) -> String {
         Request::ListWorkers => "list workers".into(),
         Request::GetClusterStatus { .. } => "ask for the cluster's status".into(),
         Request::ListLog { .. } => "list the log".into(),
+        Request::Watch(_) => "watch".into(),
         Request::TransferLeadership { to: Some(to) } => {
             format!("hand leadership over to node {to}")
         }

@@ -102,4 +102,5 @@ mod in_flight;
 pub mod job;
 pub mod moment;
 mod pool;
+pub mod watch;
 pub mod worker;

@@ -46,7 +46,7 @@ impl Machine {
         }
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        self.insert(Job {
+        let job = Job {
             id: new.id,
             queue: self.books.shared(&new.queue),
             body,
@@ -59,7 +59,9 @@ impl Machine {
             run: None,
             ending: None,
             extra: options.map(|options| Arc::new(self.extra_of(options))),
-        });
+        };
+        self.note_submitted(&job);
+        self.insert(job);
         SubmitOutcome::Created
     }
 

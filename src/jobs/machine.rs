@@ -7,10 +7,12 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use crate::jobs::books::Books;
+use crate::jobs::change::Change;
 use crate::jobs::command::{Command, Event, Limits, Outcome, Stamped};
 use crate::jobs::digest::{Content, DIGEST_EVERY, DIGESTS_KEPT, Digest, Fold};
 use crate::jobs::forgotten::ForgottenIds;
 use crate::jobs::job::{Assignment, JobView, NewJob, Status};
+use crate::jobs::noting::Before;
 use crate::jobs::ordered::Ordered;
 use crate::jobs::queue::{Queue, Rules};
 use crate::jobs::registry::{Registry, Worker};
@@ -43,6 +45,8 @@ pub struct Machine {
     pub(in crate::jobs) forgotten: ForgottenIds,
     /// The newest digests taken, at most [`DIGESTS_KEPT`].
     pub(in crate::jobs) digests: OrdMap<Index, Digest>,
+    /// What the entry that is being applied has changed so far; empty between two entries.
+    pub(in crate::jobs) changes: Vec<Change>,
 }
 
 /// What one entry came to.
@@ -52,6 +56,8 @@ pub struct Applied {
     pub outcome: Outcome,
     /// What changed for those who wait, in the order in which it did.
     pub events: Vec<Event>,
+    /// What changed for those who watch, in the order in which it did: the `n`th has the position `index.n`.
+    pub changes: Vec<Change>,
 }
 
 /// How much of everything there is.
@@ -135,6 +141,7 @@ impl Machine {
             registry: Registry::default(),
             forgotten: ForgottenIds::default(),
             digests: OrdMap::new(),
+            changes: Vec::new(),
         }
     }
 
@@ -190,7 +197,7 @@ impl Machine {
         self.retain(events.iter().filter(|it| matches!(it, Event::Ended { .. })).count());
         self.take_digest();
         self.assert_invariants();
-        Applied { outcome, events }
+        Applied { outcome, events, changes: std::mem::take(&mut self.changes) }
     }
 
     /// Moves past an entry that is no command: a no-op or a configuration.
@@ -448,6 +455,7 @@ impl Machine {
     pub(in crate::jobs) fn change(&mut self, id: JobId, change: impl FnOnce(&mut Job)) {
         let slot = self.jobs.get_mut(&id).expect("the job to change is there");
         self.books.leave(slot);
+        let before = Before::of(slot);
         if slot.status == Status::Running
             && let Some(run) = &slot.run
         {
@@ -461,6 +469,7 @@ impl Machine {
         {
             self.registry.hold(&run.worker, run.fence, id);
         }
+        self.changes.extend(before.change(job));
     }
 
     /// Adds a job.

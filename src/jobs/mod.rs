@@ -12,6 +12,7 @@
 //! - [`ordered`]: the maps of what there may be millions of, of which an image costs nothing.
 //! - [`scheduler`]: which pending job goes to which worker; pure, run by the leader only.
 //! - [`list`]: pages of jobs; [`image`]: the machine as records of a snapshot; [`restore`]: the way back.
+//! - [`change`]: what each entry changed, for those who watch.
 //! - [`check`]: everything counted anew, for tests and after a restore.
 //!
 //! Nothing here reads a clock, draws a number or depends on the order of anything but its input.
@@ -22,6 +23,7 @@ mod apply;
 mod attempts;
 #[cfg(feature = "server")]
 pub mod books;
+pub mod change;
 #[cfg(feature = "server")]
 pub mod check;
 #[cfg(feature = "server")]
@@ -42,6 +44,8 @@ pub mod lane;
 pub mod list;
 #[cfg(feature = "server")]
 pub mod machine;
+#[cfg(feature = "server")]
+mod noting;
 pub mod options;
 #[cfg(feature = "server")]
 pub mod ordered;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::jobs::change::{Change, What};
 use crate::jobs::command::QueueOutcome;
 use crate::jobs::digest::Fold;
 use crate::jobs::job::Status;
@@ -234,6 +235,8 @@ impl Machine {
         }
         let now = self.now;
         self.books.change_rules(name, |rules| rules.change(change, now));
+        let (queue, rule) = (Some(name.clone()), Some(change));
+        self.note(Change { queue, rule, ..Change::new(What::QueueChanged) });
         let counts = self.books.queues().get(name).map(|queue| queue.counts).unwrap_or_default();
         QueueOutcome::Changed { pending: counts.pending(), running: counts.running }
     }

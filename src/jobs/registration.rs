@@ -2,6 +2,7 @@
 
 use imbl::OrdMap;
 
+use crate::jobs::change::{Change, What};
 use crate::jobs::command::{Event, RegisterOutcome, Registration, Release};
 use crate::jobs::job::{Serves, Status, WORKER_QUEUES_MAX, WORKER_SLOTS_MAX};
 use crate::jobs::machine::Machine;
@@ -80,6 +81,7 @@ impl Machine {
             last_assigned,
             running: OrdMap::new(),
         });
+        self.note_worker(What::WorkerRegistered, &new.worker);
     }
 
     /// Drops workers that are gone longest until one more fits. Returns whether one does.
@@ -140,7 +142,16 @@ impl Machine {
         true
     }
 
+    fn note_worker(&mut self, what: What, worker: &WorkerId) {
+        self.note(Change { worker: Some(worker.clone()), ..Change::new(what) });
+    }
+
     fn set_gone(&mut self, worker: &Worker, state: WorkerState) {
+        let what = match state {
+            WorkerState::Left => What::WorkerLeft,
+            WorkerState::Lost | WorkerState::Live => What::WorkerLost,
+        };
+        self.note_worker(what, &worker.id);
         self.registry.put(Worker { state, since_ms: self.now, ..worker.clone() });
     }
 

@@ -146,6 +146,7 @@ impl Restore {
             next_ending: header.next_ending,
             dead_dropped: header.dead_dropped,
             digests: header.digests.into_iter().collect(),
+            changes: Vec::new(),
             ..Machine::new()
         });
         Ok(())

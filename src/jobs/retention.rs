@@ -64,6 +64,7 @@ impl Machine {
     pub(in crate::jobs) fn forget(&mut self, id: JobId) {
         let expires_ms = Millis(self.now.0.saturating_add(self.limits.id_kept_ms));
         let job = self.jobs.remove(&id).expect("the job to forget is there");
+        self.note_forgotten(&job);
         self.books.leave(&job);
         self.forgotten.keep(id, Forgotten { content: job.content, expires_ms });
     }

@@ -129,7 +129,7 @@ impl ShortWay for Direct {
     fn write(&self, answers: &[(ReplyTo, Answer)]) -> bool {
         let bytes = answers.iter().try_fold(0_usize, |sum, (_, answer)| match answer {
             Answer::Reply(reply) => sum.checked_add(reply.bytes_max()),
-            Answer::Image { .. } | Answer::Look(_) => None,
+            Answer::Image { .. } | Answer::Look(_) | Answer::Changes(_) => None,
         });
         if bytes.is_none_or(|bytes| bytes > DIRECT_BYTES_MAX) {
             return false;

@@ -68,6 +68,7 @@ fn needs(request: &Request) -> Needs {
         Request::GetClusterStatus { local: true }
         | Request::Ping
         | Request::Reserve { .. }
+        | Request::Watch(_)
         | Request::ListLog { .. } => Needs::Nobody,
     }
 }
@@ -81,6 +82,7 @@ fn begins_work(request: &Request) -> bool {
         | Request::RegisterWorker(_)
         | Request::Reserve { .. }
         | Request::WaitJobs { .. }
+        | Request::Watch(_)
         | Request::RetryJobs { .. }
         | Request::TransferLeadership { .. } => true,
         Request::Ping

@@ -329,6 +329,7 @@ impl Inbox {
                 | Request::ReleaseJobs(_) => &self.reports,
                 Request::Ping
                 | Request::Reserve { .. }
+                | Request::Watch(_)
                 | Request::GetJob { .. }
                 | Request::ListJobs(_)
                 | Request::WaitJobs { .. }

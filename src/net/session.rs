@@ -28,7 +28,7 @@ use crate::replica::view::{Answer, View};
 use crate::types::Ticks;
 use crate::wire::frame::{Frame, FrameError};
 use crate::wire::hello::Reject;
-use crate::wire::message::{Code, LIST_JOBS_MAX, Refusal, Reply, Request};
+use crate::wire::message::{Code, LIST_JOBS_MAX, Refusal, Reply, Request, Watch};
 
 /// Frames taken before answers are written and others have their turn.
 const FRAMES_PER_TURN: usize = 512;
@@ -482,6 +482,7 @@ impl Session {
     fn answered(&mut self, number: u32, answer: Answer) {
         let reply = match answer {
             Answer::Reply(reply) => reply,
+            Answer::Changes(slice) => slice.reply(),
             Answer::Image { machine, request } => {
                 self.questions.push_back(Question { number, machine, request });
                 return self.read_images();
@@ -587,11 +588,11 @@ fn memory_of_answer(request: &Request) -> usize {
 
 /// How long a request may wait by its own wish.
 fn wait(request: &Request) -> Duration {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "only these two wait")]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "only these wait")]
     match request {
-        Request::Reserve { wait_ms, .. } | Request::WaitJobs { wait_ms, .. } => {
-            Duration::from_millis(*wait_ms)
-        }
+        Request::Reserve { wait_ms, .. }
+        | Request::WaitJobs { wait_ms, .. }
+        | Request::Watch(Watch { wait_ms, .. }) => Duration::from_millis(*wait_ms),
         _ => Duration::ZERO,
     }
 }

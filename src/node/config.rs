@@ -38,6 +38,8 @@ pub struct Config {
     pub segment_bytes: u64,
     /// Log written since the last snapshot that makes the next one due, in bytes.
     pub snapshot_bytes_min: u64,
+    /// Changes kept in memory for those who watch, in bytes.
+    pub history_bytes_max: u64,
     /// Limits that the first leader proposes for the whole cluster.
     pub limits: Limits,
     /// How long running commands may still run after SIGTERM.
@@ -211,6 +213,7 @@ mod tests {
             log_keep_bytes: 64 << 20,
             segment_bytes: 16 << 20,
             snapshot_bytes_min: 64 << 20,
+            history_bytes_max: 32 << 20,
             limits: Limits::default(),
             grace: Duration::from_secs(10),
         }

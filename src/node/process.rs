@@ -154,6 +154,7 @@ impl Node {
             dir,
             limits: config.limits,
             snapshot_bytes_min: config.snapshot_bytes_min,
+            history_bytes_max: config.history_bytes_max,
             snapshot_bytes: storage.snapshots().newest().map_or(0, |file| file.bytes),
             seed: random(),
         };
@@ -427,6 +428,7 @@ fn info(config: &Config) -> Info {
             line("segment_bytes", config.segment_bytes.to_string()),
             line("log_keep_bytes", config.log_keep_bytes.to_string()),
             line("snapshot_bytes_min", config.snapshot_bytes_min.to_string()),
+            line("history_bytes_max", config.history_bytes_max.to_string()),
         ],
         started: clock::wall(),
     }

@@ -11,6 +11,7 @@ use crate::raft::core::{ProposeError, Role};
 use crate::replica::core::Replica;
 use crate::replica::reading;
 use crate::replica::reads::{Parked, Read};
+use crate::replica::requests::nothing_changed;
 use crate::replica::view::Answer;
 use crate::replica::waiters::{Wait, submitted};
 use crate::types::{Incarnation, JobId, WorkerId};
@@ -267,6 +268,7 @@ impl<W> Replica<W> {
             match parked {
                 Parked::Jobs { ids, .. } => self.wait_jobs(waiter, ids, deadline),
                 worker @ Parked::Worker { .. } => self.reserve(waiter, worker, deadline),
+                Parked::Changes(watch) => self.watch(waiter, watch, deadline),
             }
         }
     }
@@ -285,6 +287,10 @@ impl<W> Replica<W> {
             match parked {
                 Parked::Jobs { ids, .. } => self.answer_waited(waiter, ids),
                 Parked::Worker { .. } => self.answer(waiter, Reply::Reserved(Vec::new())),
+                Parked::Changes(watch) => {
+                    let reply = nothing_changed(&watch, self.machine.applied_index());
+                    self.answer(waiter, reply);
+                }
             }
         }
     }

@@ -13,11 +13,12 @@ use crate::raft::core::{Boot, Raft};
 use crate::raft::effects::Effects;
 use crate::raft::message::{Configuration, Entry, EntryKind, Message, SnapshotMeta};
 use crate::replica::clock::LogClock;
+use crate::replica::history::History;
 use crate::replica::input::{Input, Output, Turn};
 use crate::replica::liveness::{Liveness, STOOD_STILL_TICKS};
 use crate::replica::own::OwnCommands;
 use crate::replica::readiness::Readiness;
-use crate::replica::reads::{Lot, Read, Rounds};
+use crate::replica::reads::{Lot, Parked, Read, Rounds};
 use crate::replica::requests::Drafts;
 use crate::replica::view::{Notice, View};
 use crate::replica::waiters::{Wait, Waiters};
@@ -49,6 +50,8 @@ pub struct Config {
     pub snapshot_bytes_min: u64,
     /// The size of the snapshot it starts from, in bytes; 0 without one.
     pub snapshot_bytes: u64,
+    /// Bytes of changes kept for those who watch.
+    pub history_bytes_max: u64,
     /// Dice for this process: election timeouts, and the cluster's id if this is its first leader.
     pub seed: u128,
 }
@@ -108,7 +111,10 @@ pub struct Replica<W> {
     pub(super) refused_directories: u64,
     incoming: Option<Incoming>,
     local: Option<(WorkerId, Incarnation)>,
+    pub(super) history: History,
     ended: Vec<JobId>,
+    /// An entry of this turn has changed something.
+    has_changed: bool,
     given: BTreeSet<WorkerId>,
     bytes_since_snapshot: u64,
     snapshot_bytes: u64,
@@ -166,7 +172,9 @@ impl<W> Replica<W> {
             refused_directories: 0,
             incoming: None,
             local: None,
+            history: History::new(claimed, config.history_bytes_max),
             ended: Vec::new(),
+            has_changed: false,
             given: BTreeSet::new(),
             bytes_since_snapshot: 0,
             snapshot_bytes: config.snapshot_bytes,
@@ -411,6 +419,7 @@ impl<W> Replica<W> {
                 self.refuse(wait.into_waiter(), Refusal::deadline_exceeded());
             }
         }
+        self.history.begin_anew(meta.index);
         self.tell_held();
         self.park_again();
     }
@@ -448,6 +457,8 @@ impl<W> Replica<W> {
                     // concerns nobody but the scheduler.
                     self.raft.announce_commit();
                 }
+                self.has_changed |= !applied.changes.is_empty();
+                self.history.push(entry.index, self.machine.now(), applied.changes);
                 for event in applied.events {
                     self.note(event);
                 }
@@ -548,6 +559,13 @@ impl<W> Replica<W> {
         for worker in std::mem::take(&mut self.given) {
             for (waiter, parked, deadline) in self.lot.worker_given(&worker) {
                 self.reserve(waiter, parked, deadline);
+            }
+        }
+        if std::mem::take(&mut self.has_changed) {
+            for (waiter, parked, deadline) in self.lot.changed() {
+                if let Parked::Changes(watch) = parked {
+                    self.watch(waiter, watch, deadline);
+                }
             }
         }
     }

@@ -15,6 +15,7 @@
 mod answering;
 pub mod clock;
 pub mod core;
+pub mod history;
 pub mod input;
 mod leading;
 pub mod liveness;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::replica::history::Watch;
 use crate::types::{Fence, Incarnation, Index, JobId, Ticks, WorkerId};
 use crate::wire::message::Request;
 
@@ -11,6 +12,10 @@ pub const READ_TICKS_MAX: u64 = 500;
 /// Waits for jobs and long polls held by one node, at most; more are refused with
 /// `RESOURCE_EXHAUSTED`.
 pub const PARKED_MAX: usize = 65_536;
+
+/// Watchers that wait on one node, at most: each is served in every turn that changes something. More are
+/// refused with `RESOURCE_EXHAUSTED`.
+pub const WATCHERS_MAX: usize = 256;
 
 /// Jobs that all these waits name together, at most (some 64 MiB of memory); a wait for more is refused
 /// with `RESOURCE_EXHAUSTED`.
@@ -147,6 +152,8 @@ pub enum Parked {
         /// Those that have not ended yet.
         open: BTreeSet<JobId>,
     },
+    /// Until something changes.
+    Changes(Watch),
     /// Until this start of a worker is given a job.
     Worker {
         /// The worker.
@@ -164,7 +171,7 @@ impl Parked {
     fn jobs_count(&self) -> usize {
         match self {
             Self::Jobs { ids, .. } => ids.len(),
-            Self::Worker { .. } => 0,
+            Self::Worker { .. } | Self::Changes(_) => 0,
         }
     }
 }
@@ -178,6 +185,7 @@ pub struct Lot<W> {
     parked: BTreeMap<u64, (W, Parked, Ticks)>,
     by_job: BTreeSet<(JobId, u64)>,
     by_worker: BTreeSet<(WorkerId, u64)>,
+    watchers: BTreeSet<u64>,
     by_deadline: BTreeSet<(Ticks, u64)>,
 }
 
@@ -189,6 +197,7 @@ impl<W> Default for Lot<W> {
             parked: BTreeMap::new(),
             by_job: BTreeSet::new(),
             by_worker: BTreeSet::new(),
+            watchers: BTreeSet::new(),
             by_deadline: BTreeSet::new(),
         }
     }
@@ -202,12 +211,16 @@ impl<W> Lot<W> {
     }
 
     /// Parks a waiter until `deadline`, or gives it back when the lot is full ([`PARKED_MAX`],
-    /// [`PARKED_JOBS_MAX`]).
+    /// [`PARKED_JOBS_MAX`], [`WATCHERS_MAX`]).
     ///
     /// # Errors
     /// The waiter, when the lot is full.
     pub fn park(&mut self, waiter: W, parked: Parked, deadline: Ticks) -> Result<(), W> {
-        if self.parked.len() >= PARKED_MAX || self.jobs + parked.jobs_count() > PARKED_JOBS_MAX {
+        let is_watch = matches!(parked, Parked::Changes(_));
+        if self.parked.len() >= PARKED_MAX
+            || self.jobs + parked.jobs_count() > PARKED_JOBS_MAX
+            || is_watch && self.watchers.len() >= WATCHERS_MAX
+        {
             return Err(waiter);
         }
         let number = self.next;
@@ -220,6 +233,7 @@ impl<W> Lot<W> {
             Parked::Worker { worker, .. } => {
                 self.by_worker.insert((worker.clone(), number));
             }
+            Parked::Changes(_) => _ = self.watchers.insert(number),
         }
         self.by_deadline.insert((deadline, number));
         self.parked.insert(number, (waiter, parked, deadline));
@@ -256,6 +270,12 @@ impl<W> Lot<W> {
         numbers.into_iter().filter_map(|number| self.remove(number)).collect()
     }
 
+    /// Takes those who wait for a change, each with its deadline.
+    pub fn changed(&mut self) -> Vec<(W, Parked, Ticks)> {
+        let numbers: Vec<u64> = self.watchers.iter().copied().collect();
+        numbers.into_iter().filter_map(|number| self.remove(number)).collect()
+    }
+
     /// Takes those whose time is up.
     pub fn expired(&mut self, now: Ticks) -> Vec<(W, Parked)> {
         let numbers: Vec<u64> = self
@@ -273,6 +293,7 @@ impl<W> Lot<W> {
         self.jobs = 0;
         self.by_job.clear();
         self.by_worker.clear();
+        self.watchers.clear();
         self.by_deadline.clear();
         std::mem::take(&mut self.parked).into_values().collect()
     }
@@ -290,6 +311,7 @@ impl<W> Lot<W> {
             Parked::Worker { worker, .. } => {
                 self.by_worker.remove(&(worker.clone(), number));
             }
+            Parked::Changes(_) => _ = self.watchers.remove(&number),
         }
         Some((waiter, parked, deadline))
     }

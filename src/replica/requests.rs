@@ -2,17 +2,22 @@
 
 use std::collections::BTreeSet;
 
+use crate::jobs::change::Position;
 use crate::jobs::command::{Command, StatusUpdate};
 use crate::jobs::job::{Body, NewJob};
 use crate::raft::core::{LogGone, Role};
 use crate::raft::message::Entry;
 use crate::replica::answering::no_room;
 use crate::replica::core::{LOG_READS_FROM, Replica};
+use crate::replica::history;
 use crate::replica::reading::{self, log_line};
 use crate::replica::reads::{Parked, Read};
+use crate::replica::view::Answer;
 use crate::replica::waiters::{PROPOSAL_TICKS_MAX, Wait};
 use crate::types::{Index, JobId, NodeId, TICK_MS, Ticks};
-use crate::wire::message::{Code, RESERVE_JOBS_MAX, Refusal, Reply, Request, WAIT_MS_MAX};
+use crate::wire::message::{
+    Code, RESERVE_JOBS_MAX, Refusal, Reply, Request, WAIT_MS_MAX, Watch, Watched,
+};
 
 /// Jobs or reports that share one entry; one request more than that may be added whole.
 const SHARED_MAX: usize = 128;
@@ -153,6 +158,7 @@ impl<W> Replica<W> {
             }
             Request::ListLog { from, limit } => self.list_log(from, limit, waiter),
             Request::TransferLeadership { to } => self.transfer(to, waiter),
+            Request::Watch(asked) => self.begin_watch(asked, waiter, arrived),
         }
     }
 
@@ -350,6 +356,7 @@ impl<W> Replica<W> {
             | Request::ChangeQueue { .. }
             | Request::GetClusterStatus { .. }
             | Request::ListLog { .. }
+            | Request::Watch(_)
             | Request::TransferLeadership { .. } => {
                 let text = format!("{} is no read", request.name());
                 self.refuse(waiter, Refusal::new(Code::Internal, text));
@@ -386,6 +393,40 @@ impl<W> Replica<W> {
         }
         if let Err(waiter) = self.lot.park(waiter, parked, deadline) {
             self.refuse(waiter, Refusal::exhausted("too many waits on this node", 1000));
+        }
+    }
+
+    /// Takes up a watch where it is to begin.
+    fn begin_watch(&mut self, asked: Watch, waiter: W, arrived: Ticks) {
+        let Watch { after, oldest, queue, job, wait_ms } = asked;
+        let here = Position::before(self.machine.applied_index().next());
+        let Some(after) = after.or_else(|| oldest.then(|| self.history.first())) else {
+            // From now on: where now is, this answer says.
+            return self.answer(waiter, Reply::Watched(Watched { events: Vec::new(), next: here }));
+        };
+        let watch = history::Watch { after, queue, job };
+        self.watch(waiter, watch, deadline(arrived, wait_ms));
+    }
+
+    /// Answers a watch, or parks it until something changes.
+    pub(super) fn watch(&mut self, waiter: W, watch: history::Watch, deadline: Ticks) {
+        let applied = self.machine.applied_index();
+        match self.history.after(&watch, applied) {
+            Ok(Some(slice)) => self.out.answers.push((waiter, Answer::Changes(slice))),
+            Ok(None) if deadline > self.now => {
+                if let Err(waiter) = self.lot.park(waiter, Parked::Changes(watch), deadline) {
+                    let text = "too many watch on this node; ask another one";
+                    self.refuse(waiter, Refusal::exhausted(text, 1000));
+                }
+            }
+            Ok(None) => self.answer(waiter, nothing_changed(&watch, applied)),
+            Err(first) => {
+                let text = format!(
+                    "what changed after {} is not kept here any more: the first place to go on from is {first}",
+                    watch.after
+                );
+                self.refuse(waiter, Refusal::new(Code::FailedPrecondition, text));
+            }
         }
     }
 
@@ -443,6 +484,12 @@ impl<W> Replica<W> {
             }
         }
     }
+}
+
+/// Says that nothing changed in time, and where to go on.
+pub(super) fn nothing_changed(watch: &history::Watch, applied: Index) -> Reply {
+    let next = Position::before(applied.next()).max(watch.after);
+    Reply::Watched(Watched { events: Vec::new(), next })
 }
 
 /// What an item counts beside its bytes.

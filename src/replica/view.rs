@@ -5,6 +5,7 @@ use crate::jobs::machine::Machine;
 use crate::raft::core::Role;
 use crate::raft::message::Configuration;
 use crate::replica::core::Replica;
+use crate::replica::history::Slice;
 use crate::types::{Fence, Incarnation, JobId, Millis, NodeId, Term};
 use crate::wire::message::{ClusterStatus, LeaderHint, Refusal, Reply, Request};
 
@@ -42,6 +43,8 @@ pub enum Answer {
         /// What was asked.
         request: Request,
     },
+    /// What changed, from which the reply is made outside the Raft thread.
+    Changes(Slice),
     /// The local view that text mode and metrics are made of.
     Look(Box<Look>),
 }

@@ -7,6 +7,7 @@ use crate::sim::calling::{Sending, Up};
 use crate::sim::checks::{Checks, Violation};
 use crate::sim::client::{Client, Pace};
 use crate::sim::newcomer::Newcomer;
+use crate::sim::watcher::Watcher;
 use crate::sim::worker::Worker;
 use crate::types::{Incarnation, NodeId, WorkerId};
 use crate::wire::message::Reply;
@@ -20,6 +21,8 @@ pub enum Actor {
     Newcomer(usize),
     /// A worker, by its place.
     Worker(usize),
+    /// Somebody who watches, by the place.
+    Watcher(usize),
 }
 
 /// In the history newcomers are numbered from here on.
@@ -33,6 +36,7 @@ pub struct Actors {
     clients: Vec<Client>,
     newcomers: Vec<Newcomer>,
     workers: Vec<Worker>,
+    watchers: Vec<Watcher>,
 }
 
 impl Actors {
@@ -40,6 +44,7 @@ impl Actors {
     #[must_use]
     pub fn new(rng: &mut Rng, newcomers: &mut Rng, nodes: u64) -> Self {
         let count = newcomers.u64(0..3).saturating_sub(1);
+        let watchers = newcomers.u64(0..3);
         let pace = Pace::draw(rng);
         let clients = rng.u64(2..6);
         let workers = rng.u64(3..10);
@@ -48,6 +53,7 @@ impl Actors {
             newcomers: (0..count)
                 .map(|n| Newcomer::new(NEWCOMERS_FROM + n, newcomers.u64(..), nodes))
                 .collect(),
+            watchers: (0..watchers).map(|_| Watcher::new(newcomers.u64(..), nodes)).collect(),
             // At least one of each kind, or some jobs never end.
             workers: (0..workers).map(|n| worker(n, rng, nodes)).collect(),
         }
@@ -92,6 +98,12 @@ impl Actors {
                 all.extend(sendings.drain(..).map(|sending| (Actor::Newcomer(at), sending)));
             }
         }
+        for (at, watcher) in self.watchers.iter_mut().enumerate() {
+            if watcher.wake_at(more) <= now {
+                watcher.step(now, more, up, checks.told(), &mut sendings)?;
+                all.extend(sendings.drain(..).map(|sending| (Actor::Watcher(at), sending)));
+            }
+        }
         Ok(all)
     }
 
@@ -101,7 +113,14 @@ impl Actors {
         let clients = self.clients.iter().map(|client| client.wake_at(more));
         let workers = self.workers.iter().map(Worker::wake_at);
         let newcomers = self.newcomers.iter().map(|newcomer| newcomer.wake_at(more));
-        clients.chain(newcomers).chain(workers).min().unwrap_or(u64::MAX).max(now + 1)
+        let watchers = self.watchers.iter().map(|watcher| watcher.wake_at(more));
+        clients
+            .chain(newcomers)
+            .chain(workers)
+            .chain(watchers)
+            .min()
+            .unwrap_or(u64::MAX)
+            .max(now + 1)
     }
 
     /// Hands an answer to whoever asked.
@@ -120,6 +139,11 @@ impl Actors {
             Actor::Worker(at) => {
                 if let Some(worker) = self.workers.get_mut(at) {
                     worker.answered(corr, reply, now);
+                }
+            }
+            Actor::Watcher(at) => {
+                if let Some(watcher) = self.watchers.get_mut(at) {
+                    watcher.answered(corr, reply, now);
                 }
             }
         }
@@ -146,6 +170,7 @@ impl Actors {
         self.clients.iter_mut().for_each(|client| client.broke(node, now));
         self.newcomers.iter_mut().for_each(|newcomer| newcomer.broke(node, now));
         self.workers.iter_mut().for_each(|worker| worker.broke(node, now));
+        self.watchers.iter_mut().for_each(|watcher| watcher.broke(node, now));
     }
 
     /// Has the worker built into a node die with it.
@@ -189,7 +214,9 @@ impl Actors {
     /// Tells whether no client waits for anything.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.clients.iter().all(Client::is_idle) && self.newcomers.iter().all(Newcomer::is_idle)
+        self.clients.iter().all(Client::is_idle)
+            && self.newcomers.iter().all(Newcomer::is_idle)
+            && self.watchers.iter().all(Watcher::is_idle)
     }
 
     /// Writes down what is under way at the end of a round.
@@ -206,6 +233,12 @@ impl Actors {
             .map(Client::counts)
             .chain(self.newcomers.iter().map(Newcomer::counts))
             .fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+    }
+
+    /// Returns how many changes were told to those who watch.
+    #[must_use]
+    pub fn watched(&self) -> u64 {
+        self.watchers.iter().map(Watcher::checked).sum()
     }
 
     /// Returns how many reports were accepted.

@@ -15,6 +15,7 @@ use crate::sim::linear::STEPS_MAX;
 use crate::sim::recorder::Recorder;
 use crate::sim::rules::{self, End};
 use crate::sim::shadow::Shadow;
+use crate::sim::watcher::Told;
 use crate::types::{Fence, JobId, NodeId};
 
 /// Who looks at every job at the end of a round.
@@ -43,6 +44,12 @@ impl Checks {
     /// The promise it broke.
     pub fn after_turn<W>(&mut self, node: NodeId, replica: &Replica<W>) -> Result<(), Violation> {
         self.shadow.follow(node, replica)
+    }
+
+    /// Returns what the entries changed, for those who watch.
+    #[must_use]
+    pub fn told(&self) -> &Told {
+        self.shadow.told()
     }
 
     /// Returns what clients and workers write to.

@@ -44,5 +44,6 @@ mod transfers;
 mod trouble;
 mod truth;
 mod turning;
+pub mod watcher;
 pub mod worker;
 pub mod world;

@@ -13,6 +13,7 @@ pub(super) struct Settings {
     pub(super) raft: RaftConfig,
     pub(super) storage: Options,
     pub(super) snapshot_bytes_min: u64,
+    pub(super) history_bytes_max: u64,
     /// How often it looks at its clock, in ms.
     pub(super) tick_ms: u64,
     /// How long a sync takes at most, in ms.
@@ -64,6 +65,7 @@ impl Settings {
             raft,
             storage: Options { segment_bytes, log_keep_bytes: dice.u64(0..3) * segment_bytes },
             snapshot_bytes_min: 1 << dice.u32(9..15),
+            history_bytes_max: 1 << dice.u32(9..20),
             tick_ms: TICK_MS * dice.u64(1..=5),
             sync_ms_max: if dice.bool() { 2 } else { dice.u64(2..30) },
             together_percent: if dice.bool() { 0 } else { dice.u32(0..100) },

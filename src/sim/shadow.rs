@@ -11,6 +11,7 @@ use crate::raft::core::Role;
 use crate::raft::message::EntryKind;
 use crate::replica::core::Replica;
 use crate::sim::checks::Violation;
+use crate::sim::watcher::Told;
 use crate::types::{Fence, Index, JobId, NodeId, QueueName, Term, WorkerId};
 
 /// Entries fetched from a replica in one go, in bytes.
@@ -57,6 +58,7 @@ pub struct Shadow {
     /// By which leader's term an entry was proposed, and what that leader had applied at least.
     proposed: BTreeMap<Index, (Term, Index)>,
     digests: BTreeMap<Index, u128>,
+    told: Told,
     assignments: u64,
 }
 
@@ -78,6 +80,12 @@ impl Shadow {
             ));
         }
         Ok(())
+    }
+
+    /// Returns what the entries changed.
+    #[must_use]
+    pub fn told(&self) -> &Told {
+        &self.told
     }
 
     /// Returns how many assignments were looked at.
@@ -127,6 +135,7 @@ impl Shadow {
                         format!("entry {} cannot be read: {error}", entry.index)
                     })?;
                     let applied = self.machine.apply(entry.index, &stamped);
+                    self.told.push(entry.index, self.machine.now(), applied.changes);
                     self.release_held(entry.index);
                     if let Command::AssignJob(pairs) = &stamped.command {
                         self.named.extend(pairs.iter().map(|pair| (pair.job, entry.index)));
@@ -160,6 +169,7 @@ impl Shadow {
     /// Takes a machine as it is.
     fn jump(&mut self, machine: &Machine) {
         self.machine = machine.clone();
+        self.told.jump(self.machine.applied_index());
         self.note_rules(self.machine.applied_index());
         self.line.clear();
         self.held.clear();

@@ -97,6 +97,7 @@ impl World {
             dir: node.dir,
             limits: self.limits,
             snapshot_bytes_min: node.settings.snapshot_bytes_min,
+            history_bytes_max: node.settings.history_bytes_max,
             snapshot_bytes: store.snapshots().newest().map_or(0, |file| file.bytes),
             seed: node.dice.u128(..),
         };

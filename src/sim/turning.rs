@@ -137,6 +137,7 @@ impl World {
         for (asker, answer) in output.answers {
             let reply = match answer {
                 Answer::Reply(reply) => reply,
+                Answer::Changes(slice) => slice.reply(),
                 Answer::Image { machine, request } => reading::answer(&machine, &request),
                 Answer::Look(_) => continue,
             };

@@ -65,6 +65,8 @@ pub struct Report {
     pub reads: u64,
     /// Reports of workers accepted.
     pub reports: u64,
+    /// Changes told to those who watch.
+    pub watched: u64,
     /// Histories of one job that were checked to be linearizable.
     pub histories: u64,
     /// Operations in them.
@@ -91,6 +93,7 @@ impl Report {
         self.acknowledged += other.acknowledged;
         self.reads += other.reads;
         self.reports += other.reports;
+        self.watched += other.watched;
         self.histories += other.histories;
         self.operations += other.operations;
         self.starts += other.starts;
@@ -205,6 +208,7 @@ impl World {
         report.events = self.queue.count();
         (report.acknowledged, report.reads) = self.actors.counts();
         report.reports = self.actors.reports();
+        report.watched = self.actors.watched();
         let checked = self.checks.total();
         (report.histories, report.operations) = (checked.histories, checked.operations);
         report.committed = self.truth.commit_index().0;

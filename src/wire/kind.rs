@@ -37,6 +37,8 @@ pub const CHANGE_QUEUE: u8 = 0x1c;
 pub const RETRY_JOBS: u8 = 0x1d;
 /// Jobs that ended, to be forgotten.
 pub const PURGE_JOBS: u8 = 0x1e;
+/// What changed, from a position on.
+pub const WATCH: u8 = 0x1f;
 
 /// A start of a worker.
 pub const REGISTER_WORKER: u8 = 0x20;
@@ -119,6 +121,8 @@ pub const QUEUE_CHANGED: u8 = 0x9c;
 pub const RETRIED: u8 = 0x9d;
 /// Answers [`PURGE_JOBS`].
 pub const PURGED: u8 = 0x9e;
+/// Answers [`WATCH`].
+pub const WATCHED: u8 = 0x9f;
 /// Answers [`REGISTER_WORKER`].
 pub const REGISTERED: u8 = 0xa0;
 /// Answers [`HEARTBEAT`].
@@ -132,7 +136,7 @@ pub const UPDATED: u8 = 0xa3;
 pub const RELEASED: u8 = 0xa5;
 
 /// Every kind with its name, in order of number: the registry of `wire-spec.md`.
-pub const ALL: [(u8, &str); 61] = [
+pub const ALL: [(u8, &str); 63] = [
     (HELLO, "HELLO"),
     (WELCOME, "WELCOME"),
     (REJECT, "REJECT"),
@@ -151,6 +155,7 @@ pub const ALL: [(u8, &str); 61] = [
     (CHANGE_QUEUE, "CHANGE_QUEUE"),
     (RETRY_JOBS, "RETRY_JOBS"),
     (PURGE_JOBS, "PURGE_JOBS"),
+    (WATCH, "WATCH"),
     (REGISTER_WORKER, "REGISTER_WORKER"),
     (HEARTBEAT, "HEARTBEAT"),
     (RESERVE, "RESERVE"),
@@ -189,6 +194,7 @@ pub const ALL: [(u8, &str); 61] = [
     (QUEUE_CHANGED, "QUEUE_CHANGED"),
     (RETRIED, "RETRIED"),
     (PURGED, "PURGED"),
+    (WATCHED, "WATCHED"),
     (REGISTERED, "REGISTERED"),
     (HEARTBEAT_ACK, "HEARTBEAT_ACK"),
     (RESERVED, "RESERVED"),
@@ -200,7 +206,7 @@ pub const ALL: [(u8, &str); 61] = [
 /// exactly one answer.
 #[must_use]
 pub fn is_request(kind: u8) -> bool {
-    matches!(kind, PING..=PURGE_JOBS | REGISTER_WORKER..=RELEASE_JOBS)
+    matches!(kind, PING..=WATCH | REGISTER_WORKER..=RELEASE_JOBS)
 }
 
 /// Tells whether frames of this kind travel on the Raft lane.
@@ -243,7 +249,7 @@ mod tests {
                 [is_request(kind), is_peer(kind), is_bulk(kind), is_reply(kind), kind <= REJECT];
             assert_eq!(families.iter().filter(|is| **is).count(), 1, "{name}");
         }
-        assert!(!is_request(0x1f) && !is_request(0x26) && !is_peer(0x4a) && !is_bulk(0x56));
+        assert!(!is_request(0x26) && !is_peer(0x4a) && !is_bulk(0x56));
     }
 
     #[test]

@@ -3,10 +3,12 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::jobs::change::{Event, Position};
 use crate::jobs::command::{Registration, Release, StatusUpdate};
 use crate::jobs::job::{Assignment, JobView, NewJob, Serves, Status};
 use crate::jobs::options::Tags;
 use crate::jobs::rules::{QueueChange, Rate, in_words};
+use crate::pack::unpack::list;
 use crate::types::{
     ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Term, WorkerId,
 };
@@ -131,6 +133,33 @@ pub enum Request {
         /// Which; at most [`WAIT_JOBS_MAX`].
         ids: Vec<JobId>,
     },
+    /// What changed, in order, as this node has applied it: [`Reply::Watched`], any node.
+    Watch(Watch),
+}
+
+/// What to watch, and from where on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Watch {
+    /// What comes after this place; `None`: what comes after now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<Position>,
+    /// In place of `after`: everything the node still has.
+    #[serde(skip_serializing_if = "is_false")]
+    pub oldest: bool,
+    /// Only of this queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueueName>,
+    /// Only of this job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobId>,
+    /// How long to wait when there is nothing yet; lowered to [`WAIT_MS_MAX`].
+    pub wait_ms: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Which queues to list.
@@ -224,8 +253,20 @@ pub enum Reply {
     Retried(Vec<Result<(), Refusal>>),
     /// A result for each job to be forgotten, in order.
     Purged(Vec<Result<(), Refusal>>),
+    /// What changed.
+    Watched(Watched),
     /// No.
     Refused(Refusal),
+}
+
+/// What changed up to a place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watched {
+    /// The changes that were asked for, in order; none if there were none in time.
+    #[serde(deserialize_with = "list")]
+    pub events: Vec<Event>,
+    /// The place to go on from, on any node.
+    pub next: Position,
 }
 
 /// A job that was taken.

@@ -55,6 +55,7 @@ impl Reply {
             Self::QueueChanged(_) => kind::QUEUE_CHANGED,
             Self::Retried(_) => kind::RETRIED,
             Self::Purged(_) => kind::PURGED,
+            Self::Watched(_) => kind::WATCHED,
             Self::Refused(_) => kind::REFUSED,
         }
     }
@@ -104,6 +105,7 @@ impl Reply {
             | Self::QueueChanged(_)
             | Self::Retried(_)
             | Self::Purged(_)
+            | Self::Watched(_)
             | Self::Refused(_) => self,
         }
     }
@@ -124,6 +126,7 @@ impl Reply {
                 results.len().saturating_mul(RESULT_BYTES)
             }
             Self::Queues { queues, .. } => queues.len().saturating_mul(ITEM_OVERHEAD_BYTES),
+            Self::Watched(watched) => watched.events.len().saturating_mul(ITEM_OVERHEAD_BYTES),
             Self::Cancelled(results) => results.len().saturating_mul(RESULT_BYTES),
             Self::Pong
             | Self::Submitted(_)
@@ -198,6 +201,7 @@ impl Reply {
             kind::TRANSFERRED => {
                 named::decode(name, body).map(|ToBody { to }| Self::Transferred { to })
             }
+            kind::WATCHED => named::decode(name, body).map(Self::Watched),
             kind::REFUSED => named::decode(name, body).map(Self::Refused),
             _ => Err(not("a reply", frame)),
         }
@@ -229,6 +233,7 @@ impl Reply {
             | Self::QueueChanged(_)
             | Self::Retried(_)
             | Self::Purged(_)
+            | Self::Watched(_)
             | Self::Refused(_) => true,
         }
     }
@@ -259,6 +264,7 @@ impl Reply {
             Self::ClusterStatus(status) => named::encode(status),
             Self::Log(entries) => named::encode(&List { key: "entries", items: entries }),
             Self::Transferred { to } => named::encode(&ToBody { to: *to }),
+            Self::Watched(watched) => named::encode(watched),
             Self::Refused(refusal) => named::encode(refusal),
         }
     }
@@ -285,6 +291,7 @@ impl Reply {
             | Self::ClusterStatus(_)
             | Self::Log(_)
             | Self::Queues { .. }
+            | Self::Watched(_)
             | Self::Refused(_) => false,
         };
         let message = format!("an answer of {bytes} bytes; at most {BODY_BYTES_MAX}: ask for less");

@@ -20,7 +20,7 @@ use crate::wire::jobs_in;
 use crate::wire::kind;
 use crate::wire::message::{
     BATCH_JOBS_MAX, BATCH_UPDATES_MAX, Filter, LIST_JOBS_MAX, LIST_QUEUES_MAX, QueueFilter,
-    RESERVE_JOBS_MAX, Request, WAIT_JOBS_MAX, WAIT_MS_MAX,
+    RESERVE_JOBS_MAX, Request, WAIT_JOBS_MAX, WAIT_MS_MAX, Watch,
 };
 use crate::wire::named;
 use crate::wire::refusal::cut;
@@ -97,6 +97,7 @@ impl Request {
             Self::ChangeQueue { .. } => kind::CHANGE_QUEUE,
             Self::RetryJobs { .. } => kind::RETRY_JOBS,
             Self::PurgeJobs { .. } => kind::PURGE_JOBS,
+            Self::Watch(_) => kind::WATCH,
         }
     }
 
@@ -125,7 +126,8 @@ impl Request {
             | Self::ListWorkers
             | Self::ListQueues(_)
             | Self::GetClusterStatus { .. }
-            | Self::ListLog { .. } => false,
+            | Self::ListLog { .. }
+            | Self::Watch(_) => false,
         }
     }
 
@@ -203,6 +205,7 @@ impl Request {
                 named::append(&ListLogBody { from: *from, limit: *limit }, out);
             }
             Self::TransferLeadership { to } => named::append(&TransferBody { to: *to }, out),
+            Self::Watch(watch) => named::append(watch, out),
         }
     }
 
@@ -257,6 +260,7 @@ impl Request {
                 update.checked(name).map(Self::UpdateJobStatus)
             }
             kind::BATCH_UPDATE_JOB_STATUS => batch_update(name, body),
+            kind::WATCH => watch(name, body),
             kind::RELEASE_JOBS => {
                 let release: ReleaseBody = named::decode(name, body)?;
                 check_count(name, "jobs", release.jobs.len(), RELEASE_JOBS_MAX)?;
@@ -299,6 +303,15 @@ fn list_queues(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
     let limit_max = u32::try_from(LIST_QUEUES_MAX).unwrap_or(u32::MAX);
     let limit = if filter.limit == 0 { limit_max } else { filter.limit.min(limit_max) };
     Ok(Request::ListQueues(QueueFilter { limit, ..filter }))
+}
+
+fn watch(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
+    let watch: Watch = named::decode(name, body)?;
+    if watch.after.is_some() && watch.oldest {
+        let reason = "both a place to go on from and the oldest one: name one of them".into();
+        return Err(WireError::Invalid { name, reason });
+    }
+    Ok(Request::Watch(Watch { wait_ms: watch.wait_ms.min(WAIT_MS_MAX), ..watch }))
 }
 
 fn wait_jobs(name: &'static str, body: &[u8]) -> Result<Request, WireError> {

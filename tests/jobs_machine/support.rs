@@ -1,6 +1,7 @@
 //! A machine with a log of its own, and short words for commands.
 
 use bytes::Bytes;
+use raftq::jobs::change::Change;
 use raftq::jobs::command::{
     CancelOutcome, Command, Event, Limits, Outcome, Pair, RegisterOutcome, Registration, Release,
     Stamped, StatusUpdate, SubmitOutcome, UpdateOutcome,
@@ -15,6 +16,7 @@ pub(crate) struct Rig {
     pub(crate) machine: Machine,
     pub(crate) now: u64,
     pub(crate) events: Vec<Event>,
+    pub(crate) changes: Vec<Change>,
 }
 
 pub(crate) fn id(number: u64) -> JobId {
@@ -80,7 +82,7 @@ pub(crate) fn update(number: u64, fence: Fence, completed: bool) -> StatusUpdate
 
 impl Rig {
     pub(crate) fn new() -> Self {
-        Self { machine: Machine::new(), now: 1_000, events: Vec::new() }
+        Self { machine: Machine::new(), now: 1_000, events: Vec::new(), changes: Vec::new() }
     }
 
     pub(crate) fn with_limits(limits: Limits) -> Self {
@@ -91,10 +93,10 @@ impl Rig {
 
     pub(crate) fn apply(&mut self, command: Command) -> Outcome {
         let stamped = Stamped { now: Millis(self.now), command };
-        let Applied { outcome, events } =
+        let Applied { outcome, events, changes } =
             self.machine.apply(self.machine.applied_index().next(), &stamped);
         self.machine.assert_consistent();
-        self.events = events;
+        (self.events, self.changes) = (events, changes);
         outcome
     }
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use raftq::jobs::change::{Change, Event, Position, What};
 use raftq::jobs::command::{Registration, Release, StatusUpdate};
 use raftq::jobs::job::{Assignment, AttemptView, Body, JobView, NewJob, Serves, Status, Verdict};
 use raftq::jobs::options::{DURATION_MS_MAX, Options, PRIORITY_MAX, RETRIES_MAX, Tags};
@@ -21,7 +22,7 @@ use raftq::wire::hello::Reject;
 use raftq::wire::message::{
     BulkMessage, ClusterStatus, Code, Filter, Hello, LeaderHint, LogLine, NodeStatus, PeerHello,
     PeerMessage, QueueChanged, QueueFilter, QueueView, Refusal, Reply, Request, Role, Submitted,
-    WAIT_MS_MAX, Welcome, WorkerView,
+    WAIT_MS_MAX, Watch, Watched, Welcome, WorkerView,
 };
 use raftq::wire::request::LIST_LOG_MAX;
 
@@ -253,6 +254,7 @@ fn requests() -> impl Strategy<Value = Request> {
             .prop_map(|(queue, change)| Request::ChangeQueue { queue, change }),
         vec(job_id(), 0..9).prop_map(|ids| Request::RetryJobs { ids }),
         vec(job_id(), 0..9).prop_map(|ids| Request::PurgeJobs { ids }),
+        watches().prop_map(Request::Watch),
         (start(), 1..=4096_u32, serves(), tags(), option::of(number())).prop_map(
             |((worker, incarnation), slots, serves, tags, gave_up)| {
                 Request::RegisterWorker(Registration {
@@ -281,6 +283,58 @@ fn requests() -> impl Strategy<Value = Request> {
             }
         ),
     ]
+}
+
+fn position() -> impl Strategy<Value = Position> {
+    (number(), any::<u32>()).prop_map(|(index, n)| Position { index: Index(index), n })
+}
+
+fn watches() -> impl Strategy<Value = Watch> {
+    let from = prop_oneof![
+        Just((None, false)),
+        Just((None, true)),
+        position().prop_map(|at| (Some(at), false))
+    ];
+    (from, option::of(queue()), option::of(job_id()), 0..=WAIT_MS_MAX).prop_map(
+        |((after, oldest), queue, job, wait_ms)| Watch { after, oldest, queue, job, wait_ms },
+    )
+}
+
+fn events() -> impl Strategy<Value = Event> {
+    let whose = (
+        option::of(job_id()),
+        option::of(queue()),
+        option::of(any::<u32>()),
+        option::of(any::<u8>()),
+        option::of(worker()),
+    );
+    let how = (
+        option::of(number()),
+        option::of(any::<i32>()),
+        option::of("[ -~]{0,40}"),
+        option::of(number()),
+        option::of(queue_change()),
+    );
+    (position(), number(), prop::sample::select(What::ALL.as_slice()), whose, how).prop_map(
+        |(position, now, what, whose, how)| {
+            let (job, queue, attempt, priority, worker) = whose;
+            let (fence, exit_code, error, held, rule) = how;
+            let change = Change {
+                what,
+                job,
+                queue,
+                attempt,
+                priority,
+                worker,
+                fence: fence.map(Fence),
+                exit_code,
+                error: error.map(Into::into),
+                held_ms: held.map(Millis),
+                rule,
+            };
+            Event { position, now_ms: Millis(now), change }
+        },
+    )
 }
 
 fn assignments() -> impl Strategy<Value = Vec<Assignment>> {
@@ -351,6 +405,8 @@ fn replies() -> impl Strategy<Value = Reply> {
         results(status()).prop_map(Reply::Cancelled),
         results(Just(())).prop_map(Reply::Retried),
         results(Just(())).prop_map(Reply::Purged),
+        (vec(events(), 0..5), position())
+            .prop_map(|(events, next)| Reply::Watched(Watched { events, next })),
         (number(), number()).prop_map(|(pending, running)| {
             Reply::QueueChanged(QueueChanged { pending, running })
         }),

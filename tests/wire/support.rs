@@ -1,6 +1,7 @@
 //! What the tests of the wire share: one message of each kind.
 
 use bytes::{Bytes, BytesMut};
+use raftq::jobs::change::{Change, Event, Position, What};
 use raftq::jobs::command::{Registration, Release, StatusUpdate};
 use raftq::jobs::job::{Assignment, AttemptView, Body, JobView, NewJob, Serves, Status, Verdict};
 use raftq::jobs::options::{Options, Tags};
@@ -19,7 +20,7 @@ use raftq::wire::kind;
 use raftq::wire::message::{
     BulkMessage, ClusterStatus, Code, Filter, Hello, LeaderHint, LogLine, NodeStatus, PeerHello,
     PeerMessage, QueueChanged, QueueFilter, QueueView, Refusal, Reply, Request, Role, Submitted,
-    Welcome, WorkerView,
+    Watch, Watched, Welcome, WorkerView,
 };
 use tokio_util::codec::Encoder;
 
@@ -344,6 +345,13 @@ fn queues() -> Vec<(&'static str, u32, Any)> {
         limit: Some(2),
         rate: Some(Rate { count: 100, per_ms: 60_000 }),
     };
+    let watch = Watch {
+        after: Some(Position { index: Index(1042), n: 2 }),
+        queue: Some(mail()),
+        wait_ms: 20_000,
+        ..Watch::default()
+    };
+    let next = Position { index: Index(1043), n: 0 };
     let filter = QueueFilter { after: Some(QueueName::default()), limit: 10 };
     let change = |change| Any::Request(Request::ChangeQueue { queue: mail(), change });
     let done = || vec![Ok(()), Err(Refusal::not_found("no such job (any more)"))];
@@ -367,7 +375,31 @@ fn queues() -> Vec<(&'static str, u32, Any)> {
         ("RETRIED", 46, Any::Reply(Reply::Retried(done()))),
         ("PURGE_JOBS", 47, Any::Request(Request::PurgeJobs { ids: vec![job(), other_job()] })),
         ("PURGED", 47, Any::Reply(Reply::Purged(done()))),
+        ("WATCH", 48, Any::Request(Request::Watch(watch))),
+        ("WATCHED", 48, Any::Reply(Reply::Watched(Watched { events: events(), next }))),
     ]
+}
+
+fn events() -> Vec<Event> {
+    let event = |n, change| Event {
+        position: Position { index: Index(1042), n },
+        now_ms: Millis(1_730_800_000_000),
+        change,
+    };
+    let of_job = |what| Change { job: Some(job()), queue: Some(mail()), ..Change::new(what) };
+    let submitted = Change { priority: Some(5), ..of_job(What::Submitted) };
+    let retrying = Change {
+        attempt: Some(1),
+        worker: Some(worker()),
+        fence: Some(Fence(4_259_840)),
+        exit_code: Some(7),
+        error: Some("exit code 7".into()),
+        held_ms: Some(Millis(1_730_800_001_000)),
+        ..of_job(What::Retrying)
+    };
+    let rule = Some(QueueChange::Limit(Some(2)));
+    let ruled = Change { queue: Some(mail()), rule, ..Change::new(What::QueueChanged) };
+    vec![event(3, submitted), event(4, retrying), event(5, ruled)]
 }
 
 fn views() -> Vec<(&'static str, u32, Any)> {

@@ -120,7 +120,9 @@ async fn look(ctx: &Ctx) -> Result<Look, String> {
     match ask(ctx, |reply| Ask::Look { reply }).await? {
         Answer::Look(look) => Ok(*look),
         Answer::Reply(Reply::Refused(refusal)) => Err(refused(&refusal)),
-        Answer::Reply(_) | Answer::Image { .. } => Err("INTERNAL not a local view".into()),
+        Answer::Reply(_) | Answer::Changes(_) | Answer::Image { .. } => {
+            Err("INTERNAL not a local view".into())
+        }
     }
 }
 
@@ -560,7 +562,7 @@ async fn log_lines(ctx: &Arc<Ctx>, from: Option<Index>, limit: usize) -> Answere
     match ask(ctx, |reply| Ask::Request { request, reply, arrived }).await? {
         Answer::Reply(Reply::Log(lines)) => Ok(log_table(&lines)),
         Answer::Reply(Reply::Refused(refusal)) => Err(refused(&refusal)),
-        Answer::Reply(_) | Answer::Image { .. } | Answer::Look(_) => {
+        Answer::Reply(_) | Answer::Changes(_) | Answer::Image { .. } | Answer::Look(_) => {
             Err("INTERNAL not a page of the log".into())
         }
     }
