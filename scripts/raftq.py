@@ -39,7 +39,8 @@ NO_CLUSTER = bytes(16)
 # Limits (§3)
 HEADER_BYTES, BODY_BYTES_MAX, JOB_BYTES_MAX, COMMAND_WORDS_MAX = 16, 4_194_304, 1_048_576, 1_024
 LIST_JOBS_MAX, WAIT_JOBS_MAX = 1_000, 1_024
-OPTIONS = {"priority", "delay_ms", "at_ms", "ttl_ms", "timeout_ms", "retries", "backoff_ms", "backoff_max_ms", "tags"}
+OPTIONS = {"priority", "delay_ms", "at_ms", "ttl_ms", "timeout_ms", "retries", "backoff_ms", "backoff_max_ms", "tags",
+           "unique", "unique_for_ms"}
 # Kinds (Appendix A)
 HELLO, WELCOME, REJECT, REFUSED = 0x01, 0x02, 0x03, 0x80
 SUBMIT_JOB, GET_JOB, LIST_JOBS, WAIT_JOBS = 0x11, 0x13, 0x14, 0x15

@@ -260,7 +260,7 @@ macro_rules! name {
             /// Checks a text and makes it a name.
             ///
             /// # Errors
-            /// [`NameError`] if it is empty, longer than 64 bytes or has another character.
+            /// [`NameError`] if it is empty, too long or has a character that it must not have.
             pub fn new(text: &str) -> Result<Self, NameError> {
                 $check(text).map(|()| Self(Arc::from(text)))
             }
@@ -337,6 +337,10 @@ name! {
     /// What a worker has and a job can ask for, such as `gpu` or `zone=a`; compared whole.
     Tag, check_tag
 }
+name! {
+    /// What makes a job unique in its queue, such as `invoice 4711`.
+    UniqueKey, check_key
+}
 
 impl WorkerId {
     /// Returns the name of the worker built into a node.
@@ -347,6 +351,11 @@ impl WorkerId {
     pub fn built_in(node: NodeId) -> Self {
         Self::new(&format!("node-{node}")).expect("letters, a dash and digits are a name")
     }
+}
+
+impl UniqueKey {
+    /// Bytes of a key, at most.
+    pub const BYTES_MAX: usize = 256;
 }
 
 impl QueueName {
@@ -373,6 +382,14 @@ fn check_name(text: &str) -> Result<(), NameError> {
 fn check_tag(text: &str) -> Result<(), NameError> {
     check(text, b"._-=:/")
         .ok_or(NameError("a tag is 1 to 64 of the characters A-Z a-z 0-9 . _ - = : /"))
+}
+
+fn check_key(text: &str) -> Result<(), NameError> {
+    let is_plain =
+        (1..=UniqueKey::BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control);
+    is_plain.then_some(()).ok_or(NameError(
+        "a unique key is 1 to 256 bytes of text without control characters; for a longer one, take its hash",
+    ))
 }
 
 fn check(text: &str, marks: &[u8]) -> Option<()> {

@@ -21,7 +21,7 @@ use raftq::cli::values::{self, Addresses, Peers};
 use raftq::jobs::command::Limits;
 use raftq::jobs::job::{AttemptView, BODY_BYTES_MAX, Body, JobView, Status};
 use raftq::jobs::options::{Options, Tags};
-use raftq::types::{Fence, JobId, Millis, NodeId, QueueName, Tag, WorkerId};
+use raftq::types::{Fence, JobId, Millis, NodeId, QueueName, Tag, UniqueKey, WorkerId};
 use raftq::wire::message::{Code, Refusal};
 
 #[test]
@@ -156,9 +156,11 @@ fn batch_line_without_a_queue_takes_that_of_the_command_line() {
 #[test]
 fn batch_line_asks_for_what_flags_ask_for() {
     let text = r#"{"command":["true"],"priority":9,"in":"10m","ttl":"1h","job-timeout":"30s",
-        "retries":3,"backoff":"1s","backoff-max":"1m","tag":["gpu","zone=a"]}"#;
+        "retries":3,"backoff":"1s","backoff-max":"1m","tag":["gpu","zone=a"],
+        "unique":"k","unique-for":"2m"}"#;
     let words = "raftq submit --priority 9 --in 10m --ttl 1h --job-timeout 30s --retries 3 \
-        --backoff 1s --backoff-max 1m --tag zone=a --tag gpu -- true";
+        --backoff 1s --backoff-max 1m --tag zone=a --tag gpu --unique k \
+        --unique-for 2m -- true";
     let Verb::Submit(args) = Cli::try_parse_from(words.split_whitespace()).unwrap().verb else {
         panic!("not a submit")
     };
@@ -175,6 +177,8 @@ fn batch_line_asks_for_what_flags_ask_for() {
         backoff_max_ms: 60_000,
         tags: Tags::new([Tag::new("gpu").unwrap(), Tag::new("zone=a").unwrap()]),
         at_ms: None,
+        unique: UniqueKey::new("k").ok(),
+        unique_for_ms: Some(120_000),
     };
     assert_eq!(asked.as_deref(), Some(&expected));
 

@@ -29,5 +29,7 @@ mod retention;
 mod scheduling;
 #[path = "jobs_machine/support.rs"]
 mod support;
+#[path = "jobs_machine/unique.rs"]
+mod unique;
 #[path = "jobs_machine/workers.rs"]
 mod workers;

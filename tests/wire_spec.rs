@@ -103,6 +103,7 @@ fn limits_equal_the_code() {
     use raftq::jobs::{change, job, options, rules};
     use raftq::pack;
     use raftq::replica::{history, reads};
+    use raftq::types::UniqueKey;
     use raftq::wire::{frame, hello, message, named, peer, positional, refusal, request};
 
     let code: Vec<(&str, u64)> = vec![
@@ -136,6 +137,7 @@ fn limits_equal_the_code() {
         ("PRIORITY_MAX", u64::from(options::PRIORITY_MAX)),
         ("RETRIES_MAX", u64::from(options::RETRIES_MAX)),
         ("DURATION_MS_MAX", options::DURATION_MS_MAX),
+        ("UNIQUE_BYTES_MAX", UniqueKey::BYTES_MAX as u64),
         ("TAGS_MAX", options::TAGS_MAX as u64),
         ("PAST_MAX", job::PAST_MAX as u64),
         ("CHANGES_PER_ANSWER_MAX", history::CHANGES_PER_ANSWER_MAX as u64),

@@ -13,7 +13,7 @@ use crate::jobs::options::{
     PRIORITY_MAX, RETRIES_MAX, Tags,
 };
 use crate::jobs::rules::in_words;
-use crate::types::{Millis, Tag};
+use crate::types::{Millis, Tag, UniqueKey};
 
 /// The flags of `submit` that say when, before whom, where, for how long and how often.
 #[derive(Clone, Debug, Default, Args)]
@@ -58,6 +58,15 @@ pub struct AskArgs {
     /// has all of them.
     #[arg(long = "tag", value_name = "TAG")]
     pub tags: Vec<Tag>,
+
+    /// Make no second job of this key in the queue: while one has not ended, its id is printed instead.
+    #[arg(long, value_name = "KEY")]
+    pub unique: Option<UniqueKey>,
+
+    /// Hold the key for so long after the submit, whether the job has ended or not.
+    #[arg(long, value_name = "DUR", value_parser = span_of_something, allow_hyphen_values = true)]
+    #[arg(requires = "unique")]
+    pub unique_for: Option<Span>,
 }
 
 /// A length of time in milliseconds, at most [`DURATION_MS_MAX`].
@@ -92,6 +101,10 @@ pub struct Asks {
     pub backoff_max: Option<Span>,
     /// See [`AskArgs::tags`].
     pub tags: Option<Tags>,
+    /// See [`AskArgs::unique`].
+    pub unique: Option<UniqueKey>,
+    /// See [`AskArgs::unique_for`].
+    pub unique_for: Option<Span>,
 }
 
 /// The same in a line of a batch, as it is written there; each is checked by [`AskTexts::parse`].
@@ -115,6 +128,10 @@ pub struct AskTexts {
     pub backoff_max: Option<String>,
     /// `"tag"`
     pub tags: Option<TagTexts>,
+    /// `"unique"`
+    pub unique: Option<String>,
+    /// `"unique-for"`
+    pub unique_for: Option<String>,
 }
 
 /// One tag, or a list of them.
@@ -170,6 +187,10 @@ impl AskTexts {
                 let tags: Result<Vec<Tag>, String> = texts.0.iter().map(tag).collect();
                 tags.map(Tags::new)
             })?,
+            unique: named("unique", self.unique, |text| {
+                UniqueKey::new(&text).map_err(|why| why.to_string())
+            })?,
+            unique_for: named("unique-for", self.unique_for, some)?,
         })
     }
 }
@@ -186,6 +207,8 @@ impl From<&AskArgs> for Asks {
             backoff: args.backoff,
             backoff_max: args.backoff_max,
             tags,
+            unique: args.unique.clone(),
+            unique_for: args.unique_for,
         }
     }
 }
@@ -203,6 +226,8 @@ impl Asks {
             backoff: self.backoff.or(defaults.backoff),
             backoff_max: self.backoff_max.or(defaults.backoff_max),
             tags: self.tags.or_else(|| defaults.tags.clone()),
+            unique: self.unique.or_else(|| defaults.unique.clone()),
+            unique_for: self.unique_for.or(defaults.unique_for),
         }
     }
 
@@ -241,6 +266,8 @@ impl Asks {
             backoff_ms,
             backoff_max_ms,
             tags: self.tags.clone().unwrap_or_default(),
+            unique: self.unique.clone(),
+            unique_for_ms: self.unique_for.map(|span| span.0),
         };
         options.fault().map_or(Ok(Options::shared(options)), Err)
     }
@@ -269,6 +296,8 @@ impl Asks {
         for tag in self.tags.iter().flat_map(Tags::as_slice) {
             flag("tag", Some(tag.to_string()));
         }
+        flag("unique", self.unique.as_ref().map(ToString::to_string));
+        flag("unique-for", length(self.unique_for));
         flags
     }
 }
@@ -331,11 +360,13 @@ mod tests {
             backoff: Some(Span(0)),
             backoff_max: Some(Span(60_000)),
             tags: tags(&["zone=a", "gpu"]),
+            unique: Some(UniqueKey::new("invoice 4711").unwrap()),
+            unique_for: Some(Span(60_000)),
         };
         assert_eq!(
             asks.flags(),
             " --priority 9 --in 90s --ttl 1h --job-timeout 1500ms --retries 3 --backoff 0ms \
-             --backoff-max 1m --tag gpu --tag zone=a"
+             --backoff-max 1m --tag gpu --tag zone=a --unique 'invoice 4711' --unique-for 1m"
         );
         let at = Asks { when: Some(When::At(Millis(1_795_773_600_000))), ..Asks::default() };
         assert_eq!(at.flags(), " --at 2026-11-27T10:00:00Z");

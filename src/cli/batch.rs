@@ -65,6 +65,9 @@ struct Line {
     #[serde(rename = "backoff-max")]
     backoff_max: Option<String>,
     tag: Option<TagTexts>,
+    unique: Option<String>,
+    #[serde(rename = "unique-for")]
+    unique_for: Option<String>,
 }
 
 /// What lines that do not say otherwise get.
@@ -132,6 +135,8 @@ pub fn parse_line(number: u64, text: &[u8], defaults: &Defaults) -> Result<Optio
         backoff: line.backoff,
         backoff_max: line.backoff_max,
         tags: line.tag,
+        unique: line.unique,
+        unique_for: line.unique_for,
     };
     let options = asks.parse(defaults.now)?.or(&defaults.asks).options()?;
     let queue = line.queue.unwrap_or_else(|| defaults.queue.clone());

@@ -51,6 +51,8 @@ pub struct JobShape {
     ttl_ms: Option<Number>,
     held_ms: Option<Number>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    unique: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     timeline: Option<Vec<Event>>,
 }
 
@@ -88,6 +90,7 @@ impl From<&JobView> for JobShape {
             timeout_ms: options.timeout_ms.map(Number),
             ttl_ms: options.ttl_ms.map(Number),
             held_ms: job.held_ms.map(|at| Number(at.0)),
+            unique: options.unique.as_ref().map(ToString::to_string),
             timeline: None,
         }
     }

@@ -123,7 +123,7 @@ pub fn body_in_words(job: &JobView) -> String {
 
 /// Says what a job asks for, a name and a value each; nothing where it is what any job gets.
 #[must_use]
-pub fn asks_in_words(job: &JobView) -> [(&'static str, String); 5] {
+pub fn asks_in_words(job: &JobView) -> [(&'static str, String); 6] {
     let options = job.options.as_deref().unwrap_or(Options::NONE);
     let span = |ms: Option<u64>| ms.map(span_in_words).unwrap_or_default();
     let priority = options.priority;
@@ -139,6 +139,11 @@ pub fn asks_in_words(job: &JobView) -> [(&'static str, String); 5] {
         0 => String::new(),
         retries => format!("{retries}, {pauses}"),
     };
+    let unique = match (&options.unique, options.unique_for_ms) {
+        (None, _) => String::new(),
+        (Some(key), None) => format!("{key}, until it ends"),
+        (Some(key), Some(ms)) => format!("{key}, for {}", span_in_words(ms)),
+    };
     [
         (
             "priority",
@@ -148,6 +153,7 @@ pub fn asks_in_words(job: &JobView) -> [(&'static str, String); 5] {
         ("retries", retries),
         ("timeout", span(options.timeout_ms)),
         ("ttl", span(options.ttl_ms)),
+        ("unique", unique),
     ]
 }
 

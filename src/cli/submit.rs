@@ -112,6 +112,10 @@ pub fn run(args: &SubmitArgs, session: &Session, out: &mut Out) -> Outcome {
     }
     let needs: BTreeSet<Need> = Need::of(&job).into_iter().collect();
     let submitted = session.submit(job).map_err(|failure| explain(failure, id, args, session))?;
+    if submitted.id != id {
+        narrate(&format!("raftq: job {} has this key: no other was made", submitted.id));
+    }
+    let id = submitted.id;
     if !args.wait {
         print_id(&submitted, session, out)?;
     } else if io::stderr().is_terminal() {

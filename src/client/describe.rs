@@ -1,8 +1,9 @@
 //! What a client must know of each request: who answers it, what it changes, and what to call it in a text.
 
 use crate::client::error::name_jobs;
+use crate::jobs::job::NewJob;
 use crate::types::JobId;
-use crate::wire::message::{Reply, Request, WAIT_MS_MAX, Watch};
+use crate::wire::message::{Reply, Request, Submitted, WAIT_MS_MAX, Watch};
 
 /// Tells whether only the leader answers it; others know who that is.
 pub(crate) fn needs_leader(request: &Request) -> bool {
@@ -84,12 +85,12 @@ pub(crate) fn expects(request: &Request, reply: &Reply) -> bool {
         | (Request::ListLog { .. }, Reply::Log(_))
         | (Request::Watch(_), Reply::Watched(_))
         | (Request::TransferLeadership { .. }, Reply::Transferred { .. }) => true,
-        (Request::SubmitJob(job), Reply::Submitted(submitted)) => job.id == submitted.id,
+        (Request::SubmitJob(job), Reply::Submitted(submitted)) => is_of(job, submitted),
         (Request::GetJob { id }, Reply::Job(job)) => *id == job.id,
         (Request::SubmitBatch(jobs), Reply::SubmittedBatch(results)) => {
             jobs.len() == results.len()
                 && jobs.iter().zip(results).all(|(job, result)| {
-                    result.as_ref().map_or(true, |submitted| submitted.id == job.id)
+                    result.as_ref().map_or(true, |submitted| is_of(job, submitted))
                 })
         }
         (Request::UpdateJobStatus(_), Reply::Updated(results)) => results.len() == 1,
@@ -126,6 +127,12 @@ pub(crate) fn expects(request: &Request, reply: &Reply) -> bool {
             _,
         ) => false,
     }
+}
+
+/// Tells whether that was answered to the submit of a job: another one may have its unique key.
+fn is_of(job: &NewJob, submitted: &Submitted) -> bool {
+    let is_unique = job.options.as_ref().is_some_and(|options| options.unique.is_some());
+    submitted.id == job.id || is_unique && !submitted.created
 }
 
 /// Returns the jobs it is about, where it names them.

@@ -9,7 +9,7 @@ use crate::client::clock;
 use crate::client::error::Error;
 use crate::jobs::job::{Body, NewJob};
 use crate::jobs::options::{Options, Tags};
-use crate::types::{JobId, Millis, QueueName, Tag};
+use crate::types::{JobId, Millis, QueueName, Tag, UniqueKey};
 
 /// A job to submit.
 ///
@@ -115,6 +115,22 @@ impl Job {
         let tags = self.options.tags.as_slice().iter().cloned();
         self.options.tags = Tags::new(tags.chain([tag]));
         self
+    }
+
+    /// Makes it unique: while another job of its queue has this key, a submit makes no new job and returns that
+    /// one's id, with `created: false`. The key is held until the job ends.
+    #[must_use]
+    pub fn unique(mut self, key: UniqueKey) -> Self {
+        self.options.unique = Some(key);
+        self
+    }
+
+    /// Makes it unique for a time, whatever becomes of it meanwhile; see [`Job::unique`].
+    #[must_use]
+    pub fn unique_for(self, key: UniqueKey, time: Duration) -> Self {
+        let mut job = self.unique(key);
+        job.options.unique_for_ms = Some(clock::whole_ms(time));
+        job
     }
 
     /// Makes it what is sent.

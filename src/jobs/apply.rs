@@ -36,6 +36,9 @@ impl Machine {
             Some(_) => return SubmitOutcome::AlreadyExists,
             None => {}
         }
+        if let Some(holder) = options.and_then(|options| self.holder_of(&new.queue, options)) {
+            return SubmitOutcome::Taken(holder);
+        }
         if self.resident_bytes().saturating_add(resident::weight(new))
             > self.limits.resident_bytes_max
         {
@@ -60,6 +63,7 @@ impl Machine {
             ending: None,
             extra: options.map(|options| Arc::new(self.extra_of(options))),
         };
+        self.lock_for_a_time(&job);
         self.note_submitted(&job);
         self.insert(job);
         SubmitOutcome::Created

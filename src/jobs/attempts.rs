@@ -7,6 +7,7 @@ use crate::jobs::job::Status;
 use crate::jobs::machine::Machine;
 use crate::jobs::options::Options;
 use crate::jobs::resident::{End, Job, cut};
+use crate::jobs::unique::{self, Lock};
 use crate::types::{Fence, JobId, Millis};
 
 /// The pause grows by no more than this part of it (1 / 4), by lot: what failed together does not come back
@@ -47,6 +48,10 @@ impl Machine {
         if !matches!(job.status, Status::Failed | Status::Cancelled) {
             return RetryOutcome::Refused(job.status);
         }
+        let key = unique::held_until_end(job);
+        if let Some(holder) = key.as_ref().and_then(|key| self.uniques.holder(key, self.now)) {
+            return RetryOutcome::Taken(holder);
+        }
         let now = self.now;
         let expires = job.options().ttl_ms.map(|ttl| Millis(now.0.saturating_add(ttl)));
         self.change(id, |job| {
@@ -63,6 +68,9 @@ impl Machine {
                 extra.held_ms = None;
             });
         });
+        if let Some(key) = key {
+            self.uniques.lock(key, Lock { job: id, until: None });
+        }
         RetryOutcome::Retried
     }
 

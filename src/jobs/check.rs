@@ -12,6 +12,7 @@ use crate::jobs::machine::Machine;
 use crate::jobs::ordered::Ordered;
 use crate::jobs::registry::{Registry, Worker, WorkerState};
 use crate::jobs::resident;
+use crate::jobs::unique::Uniques;
 
 impl Machine {
     /// Counts the digest anew from every record, hashing bodies and outputs again; costs as much as
@@ -32,6 +33,7 @@ impl Machine {
         assert_eq!(rebuilt.books, self.books, "the books differ from the jobs");
         assert_eq!(rebuilt.registry, self.registry, "the registry differs from its workers");
         assert_eq!(rebuilt.forgotten, self.forgotten, "the ids and their expiries differ");
+        assert_eq!(rebuilt.uniques, self.uniques, "the keys differ from those of the jobs");
         assert_eq!(rebuilt.digest(), self.digest());
         for job in self.jobs.values() {
             assert!(job.sequence < self.next_sequence);
@@ -60,8 +62,12 @@ impl Machine {
             books: Books::default(),
             registry: Registry::default(),
             forgotten: ForgottenIds::default(),
+            uniques: Uniques::default(),
             ..self.clone()
         };
+        for (place, lock) in self.uniques.timed() {
+            rebuilt.uniques.lock(place.clone(), *lock);
+        }
         for (name, queue) in self.books.queues() {
             if let Some(rules) = &queue.rules {
                 rebuilt.books.change_rules(name, |new| *new = **rules);

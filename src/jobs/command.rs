@@ -197,6 +197,8 @@ pub enum RetryOutcome {
     Retried,
     /// It is in this status: only what failed or was cancelled can be tried again.
     Refused(Status),
+    /// This job has its unique key meanwhile.
+    Taken(JobId),
     /// No such job (any more).
     NotFound,
 }
@@ -221,6 +223,8 @@ pub enum SubmitOutcome {
     Known,
     /// The id belongs to a job of other content.
     AlreadyExists,
+    /// This job has its unique key: no other was made.
+    Taken(JobId),
     /// The limit on resident bytes is reached.
     Exhausted,
     /// Its queue takes no new jobs: it is being drained.

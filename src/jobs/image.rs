@@ -1,7 +1,7 @@
 //! The machine as a sequence of bounded records for a snapshot; the way back is in [`crate::jobs::restore`].
 //!
 //! A record is `[code, argument]`, one MessagePack value. They come in this order, and each kind in
-//! ascending order of its key: one header, the queues with rules, the workers, the jobs, the forgotten ids, one trailer with
+//! ascending order of its key: one header, the queues with rules, the workers, the jobs, the forgotten ids, the unique keys held for a time, one trailer with
 //! the counts and the digest. Indexes, counts and hashes are not written: restoring builds them anew
 //! through the very code that keeps them, and the digest says whether all of it came out the same.
 
@@ -19,11 +19,12 @@ use crate::jobs::registry::Worker;
 use crate::jobs::resident::{self, Job};
 use crate::pack::unpack::list;
 use crate::types::{
-    ASSIGNMENTS_PER_ENTRY_MAX, Fence, Incarnation, Index, JobId, Millis, QueueName, WorkerId,
+    ASSIGNMENTS_PER_ENTRY_MAX, Fence, Incarnation, Index, JobId, Millis, QueueName, UniqueKey,
+    WorkerId,
 };
 
 /// The version of the records; another one is refused.
-pub const IMAGE_VERSION: u32 = 3;
+pub const IMAGE_VERSION: u32 = 4;
 
 /// The bytes of one record, at most: a job of the largest body with the largest output, or a group
 /// of smaller ones. A longer record is refused unread.
@@ -41,6 +42,9 @@ const GROUP_QUEUES: usize = 256;
 /// Ids in one record, at most.
 const GROUP_IDS: usize = 1024;
 
+/// Unique keys in one record, at most.
+const GROUP_KEYS: usize = 1024;
+
 /// Indexes and counters of an image, at most: tokens of assignments are 4096 times an index.
 pub(in crate::jobs) const COUNTER_MAX: u64 = (u64::MAX >> 1) / ASSIGNMENTS_PER_ENTRY_MAX;
 
@@ -49,7 +53,8 @@ pub(in crate::jobs) const QUEUES: u8 = 1;
 pub(in crate::jobs) const WORKERS: u8 = 2;
 pub(in crate::jobs) const JOBS: u8 = 3;
 pub(in crate::jobs) const FORGOTTEN: u8 = 4;
-pub(in crate::jobs) const TRAILER: u8 = 5;
+pub(in crate::jobs) const UNIQUES: u8 = 5;
+pub(in crate::jobs) const TRAILER: u8 = 9;
 
 /// Records that are no image. The machine that was being built from them is dropped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -185,6 +190,23 @@ pub(in crate::jobs) struct ForgottenRecord {
     pub(in crate::jobs) expires_ms: Millis,
 }
 
+#[derive(Serialize)]
+struct UniqueRecord<'a> {
+    queue: &'a QueueName,
+    key: &'a UniqueKey,
+    job: JobId,
+    until: Option<Millis>,
+}
+
+/// The same on its way in.
+#[derive(Deserialize)]
+pub(in crate::jobs) struct UniqueIn {
+    pub(in crate::jobs) queue: QueueName,
+    pub(in crate::jobs) key: UniqueKey,
+    pub(in crate::jobs) job: JobId,
+    pub(in crate::jobs) until: Option<Millis>,
+}
+
 impl Machine {
     /// Goes through the records of an image of this machine, each of at most [`RECORD_BYTES_MAX`]
     /// bytes. Equal machines give equal records, byte for byte.
@@ -211,6 +233,7 @@ impl Machine {
         let mut workers = self.registry.iter().peekable();
         let mut jobs = self.jobs.values().peekable();
         let mut forgotten = self.forgotten.iter().peekable();
+        let mut uniques = self.uniques.timed().peekable();
         let groups = std::iter::from_fn(move || {
             if ruled.peek().is_some() {
                 let group = ruled.by_ref().take(GROUP_QUEUES);
@@ -229,7 +252,13 @@ impl Machine {
                 });
                 return Some(record(JOBS, &group.collect::<Vec<_>>()));
             }
-            forgotten.peek()?;
+            if forgotten.peek().is_none() {
+                uniques.peek()?;
+                let group = uniques.by_ref().take(GROUP_KEYS).map(|((queue, key), lock)| {
+                    UniqueRecord { queue, key, job: lock.job, until: lock.until }
+                });
+                return Some(record(UNIQUES, &group.collect::<Vec<_>>()));
+            }
             let group = forgotten.by_ref().take(GROUP_IDS).map(|(id, it)| ForgottenRecord {
                 id,
                 content: it.content,

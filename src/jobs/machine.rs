@@ -17,6 +17,7 @@ use crate::jobs::ordered::Ordered;
 use crate::jobs::queue::{Queue, Rules};
 use crate::jobs::registry::{Registry, Worker};
 use crate::jobs::resident::{self, End, Job};
+use crate::jobs::unique::Uniques;
 use crate::types::{Fence, Incarnation, Index, JobId, Millis, QueueName, WorkerId};
 
 /// The replicated job queue after some prefix of the log: a fold of the entries and nothing else.
@@ -26,7 +27,7 @@ use crate::types::{Fence, Incarnation, Index, JobId, Millis, QueueName, WorkerId
 /// never changes again. Reads and snapshots work on images, outside the Raft thread.
 ///
 /// - `now` never goes back.
-/// - `books`, `registry` and `forgotten` are what [`crate::jobs::check`] would count anew.
+/// - `books`, `registry`, `forgotten` and `uniques` are what [`crate::jobs::check`] would count anew.
 /// - An id is in `jobs` or in `forgotten`, never in both.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Machine {
@@ -43,6 +44,7 @@ pub struct Machine {
     pub(in crate::jobs) books: Books,
     pub(in crate::jobs) registry: Registry,
     pub(in crate::jobs) forgotten: ForgottenIds,
+    pub(in crate::jobs) uniques: Uniques,
     /// The newest digests taken, at most [`DIGESTS_KEPT`].
     pub(in crate::jobs) digests: OrdMap<Index, Digest>,
     /// What the entry that is being applied has changed so far; empty between two entries.
@@ -140,6 +142,7 @@ impl Machine {
             books: Books::default(),
             registry: Registry::default(),
             forgotten: ForgottenIds::default(),
+            uniques: Uniques::default(),
             digests: OrdMap::new(),
             changes: Vec::new(),
         }
@@ -306,6 +309,7 @@ impl Machine {
     pub fn resident_bytes(&self) -> u64 {
         self.books.bytes()
             + self.registry.bytes()
+            + self.uniques.bytes()
             + self.forgotten.len() * crate::jobs::forgotten::FORGOTTEN_BYTES
     }
 
@@ -315,6 +319,7 @@ impl Machine {
         let weight = resident::weight(new);
         self.resident_bytes().saturating_add(weight) > self.limits.resident_bytes_max
             && self.content(new.id).is_none()
+            && new.options.as_ref().is_none_or(|it| self.holder_of(&new.queue, it).is_none())
     }
 
     /// Goes through the queues that some job is in or that have rules, in order of name.
@@ -400,6 +405,7 @@ impl Machine {
     pub fn digest(&self) -> Digest {
         let sum = self.books.sum();
         let sum = sum.wrapping_add(self.registry.sum()).wrapping_add(self.forgotten.sum());
+        let sum = sum.wrapping_add(self.uniques.sum());
         Digest(sum.wrapping_add(self.scalars_record()))
     }
 
@@ -478,6 +484,7 @@ impl Machine {
     /// If there is one of the same id: the caller looked.
     pub(in crate::jobs) fn insert(&mut self, job: Job) {
         self.books.enter(&job);
+        self.lock_until_end(&job);
         if job.status == Status::Running
             && let Some(run) = &job.run
         {
@@ -497,6 +504,7 @@ impl Machine {
             job.status = status;
             job.ending = Some(Arc::new(ending));
         });
+        self.unlock_ended(id);
         events.push(Event::Ended { job: id, status });
     }
 }

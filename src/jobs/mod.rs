@@ -9,6 +9,7 @@
 //!   queues), [`timers`] (what happens by itself) and `retention` (forgetting).
 //! - The books that `apply` keeps beside the jobs, each with its own indexes, counts and share of
 //!   the [`digest`]: [`books`] (of jobs), [`registry`] (of workers), [`forgotten`] (of ids).
+//! - [`unique`]: the keys of unique jobs.
 //! - [`ordered`]: the maps of what there may be millions of, of which an image costs nothing.
 //! - [`scheduler`]: which pending job goes to which worker; pure, run by the leader only.
 //! - [`list`]: pages of jobs; [`image`]: the machine as records of a snapshot; [`restore`]: the way back.
@@ -66,3 +67,5 @@ pub mod rules;
 pub mod scheduler;
 #[cfg(feature = "server")]
 pub mod timers;
+#[cfg(feature = "server")]
+pub mod unique;

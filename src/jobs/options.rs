@@ -6,7 +6,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::pack::unpack::list;
-use crate::types::{Millis, Tag};
+use crate::types::{Millis, Tag, UniqueKey};
 
 /// The highest priority; 0 is the lowest.
 pub const PRIORITY_MAX: u8 = 9;
@@ -54,6 +54,11 @@ pub struct Options {
     pub backoff_max_ms: u64,
     /// What the worker must have.
     pub tags: Tags,
+    /// No other job of its queue has this key at the same time: a submit of another one is answered with this
+    /// job. Until the job ends, or for `unique_for_ms`.
+    pub unique: Option<UniqueKey>,
+    /// How long after the submit the key is held, in milliseconds, whatever becomes of the job; only with `unique`.
+    pub unique_for_ms: Option<u64>,
 }
 
 impl Default for Options {
@@ -74,6 +79,8 @@ impl Options {
         backoff_ms: BACKOFF_MS_DEFAULT,
         backoff_max_ms: BACKOFF_MAX_MS_DEFAULT,
         tags: Tags(None),
+        unique: None,
+        unique_for_ms: None,
     };
 
     /// Says what is out of bounds, in words for the one who submitted it.
@@ -85,6 +92,7 @@ impl Options {
             ("timeout", self.timeout_ms),
             ("backoff", Some(self.backoff_ms)),
             ("longest backoff", Some(self.backoff_max_ms)),
+            ("time to be unique for", self.unique_for_ms),
         ];
         if self.priority > PRIORITY_MAX {
             return Some(format!("priority {}; 0 to {PRIORITY_MAX}", self.priority));
@@ -100,10 +108,18 @@ impl Options {
                 return Some(format!("a {name} of more than ten years"));
             }
         }
-        for (name, ms) in [("ttl", self.ttl_ms), ("timeout", self.timeout_ms)] {
+        let times = [
+            ("ttl", self.ttl_ms),
+            ("timeout", self.timeout_ms),
+            ("time to be unique for", self.unique_for_ms),
+        ];
+        for (name, ms) in times {
             if ms == Some(0) {
                 return Some(format!("a {name} of nothing: leave it out for none"));
             }
+        }
+        if self.unique_for_ms.is_some() && self.unique.is_none() {
+            return Some("a time to be unique for, and no unique key: name the key".into());
         }
         if self.backoff_max_ms < self.backoff_ms {
             return Some("the longest backoff is shorter than the first one".into());
@@ -126,7 +142,8 @@ impl Options {
     /// Returns about how many bytes of memory they take.
     #[must_use]
     pub fn memory(&self) -> usize {
-        size_of::<Self>() + self.tags.memory()
+        let key = self.unique.as_ref().map_or(0, |key| key.as_str().len() + 16);
+        size_of::<Self>() + self.tags.memory() + key
     }
 
     /// Drops options that ask for nothing.
@@ -150,6 +167,8 @@ impl Serialize for Options {
             backoff_ms,
             backoff_max_ms,
             tags,
+            unique,
+            unique_for_ms,
         } = self;
         let none = Self::NONE;
         let present = [
@@ -162,6 +181,8 @@ impl Serialize for Options {
             *backoff_ms != none.backoff_ms,
             *backoff_max_ms != none.backoff_max_ms,
             *tags != none.tags,
+            unique.is_some(),
+            unique_for_ms.is_some(),
         ];
         let count = present.iter().filter(|is_present| **is_present).count();
         let mut map = serializer.serialize_map(Some(count))?;
@@ -185,6 +206,12 @@ impl Serialize for Options {
         }
         if *tags != none.tags {
             map.serialize_entry("tags", tags)?;
+        }
+        if let Some(key) = unique {
+            map.serialize_entry("unique", key)?;
+        }
+        if let Some(ms) = unique_for_ms {
+            map.serialize_entry("unique_for_ms", ms)?;
         }
         map.end()
     }
@@ -271,6 +298,8 @@ mod tests {
             backoff_ms: 6,
             backoff_max_ms: 7,
             tags: tags(&["gpu", "zone=a", "gpu"]),
+            unique: Some(UniqueKey::new("invoice 4711").unwrap()),
+            unique_for_ms: Some(8),
         };
         assert_eq!(rmp_serde::from_slice::<Options>(&options.to_bytes()).unwrap(), options);
         let one = Options { retries: 1, ..Options::default() };
@@ -283,6 +312,8 @@ mod tests {
         assert_eq!(fault(Options::default()), "");
         assert!(fault(Options { priority: 10, ..Options::default() }).contains("0 to 9"));
         assert!(fault(Options { ttl_ms: Some(0), ..Options::default() }).contains("ttl"));
+        let endless = Options { unique_for_ms: Some(1), ..Options::default() };
+        assert!(fault(endless).contains("name the key"));
         assert!(fault(Options { retries: 1001, ..Options::default() }).contains("1000"));
         let both = Options { delay_ms: Some(1), at_ms: Some(Millis(1)), ..Options::default() };
         assert!(fault(both).contains("one of them"));

@@ -12,6 +12,7 @@ use crate::jobs::job::{
 };
 use crate::jobs::lane::{Class, Lane, Work};
 use crate::jobs::options::{Options, PRIORITY_MAX};
+use crate::jobs::unique;
 use crate::types::{Fence, Incarnation, JobId, Millis, QueueName, WorkerId};
 
 /// What a job weighs beside its body, in every limit on bytes: the record, its places in the maps,
@@ -448,7 +449,8 @@ impl Job {
 /// Returns what a new job counts in the limits on bytes.
 #[must_use]
 pub fn weight(new: &NewJob) -> u64 {
-    JOB_OVERHEAD_BYTES + new.body.len() as u64 + options_weight(new.options.as_deref())
+    let key = new.options.as_deref().map_or(0, |it| unique::weight_of_new(&new.queue, it));
+    JOB_OVERHEAD_BYTES + new.body.len() as u64 + options_weight(new.options.as_deref()) + key
 }
 
 /// Returns the number that stands for a status in digests and images.

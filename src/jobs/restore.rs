@@ -13,7 +13,7 @@ use crate::jobs::forgotten::Forgotten;
 use crate::jobs::image::{
     COUNTER_MAX, EndingRecord, ExtraRecord, FORGOTTEN, ForgottenRecord, HEADER, Header,
     IMAGE_VERSION, ImageError, JOBS, JobRecord, PastRecord, QUEUES, RECORD_BYTES_MAX, RunRecord,
-    TRAILER, Trailer, WORKERS, WorkerRecord,
+    TRAILER, Trailer, UNIQUES, UniqueIn, WORKERS, WorkerRecord,
 };
 use crate::jobs::job::{
     BODY_BYTES_MAX, ERROR_BYTES_MAX, OUTPUT_BYTES_MAX, PAST_MAX, Status, WORKER_SLOTS_MAX,
@@ -26,9 +26,10 @@ use crate::jobs::registration;
 use crate::jobs::registry::{Worker, WorkerState};
 use crate::jobs::resident::{self, Ending, Job, Kind, Run};
 use crate::jobs::rules::QueueChange;
+use crate::jobs::unique::{self, Lock, Place};
 use crate::pack::unpack::List;
 use crate::types::{
-    ASSIGNMENTS_PER_ENTRY_MAX, Fence, Incarnation, Index, JobId, QueueName, WorkerId,
+    ASSIGNMENTS_PER_ENTRY_MAX, Fence, Incarnation, Index, JobId, Millis, QueueName, WorkerId,
 };
 
 /// Builds a machine from the records of an image. Nothing in them is believed: whatever a record
@@ -47,6 +48,7 @@ pub struct Restore {
     last_ruled: Option<QueueName>,
     last_worker: Option<WorkerId>,
     last_forgotten: Option<JobId>,
+    last_unique: Option<Place>,
     /// The places in commit order of all jobs: any of them may stand in a line some day, and no two in one place.
     sequences: Vec<u64>,
     /// Names of workers that jobs know and the registry does not (any more), so that jobs share them.
@@ -77,7 +79,9 @@ impl Restore {
             return Err(ImageError::Order("something follows the trailer"));
         }
         if code < self.last || (code == HEADER) != self.machine.is_none() {
-            return Err(ImageError::Order("header, queues, workers, jobs, forgotten ids, trailer"));
+            return Err(ImageError::Order(
+                "header, queues, workers, jobs, forgotten ids, unique keys, trailer",
+            ));
         }
         self.last = code;
         match code {
@@ -97,6 +101,10 @@ impl Restore {
             FORGOTTEN => {
                 let List::<ForgottenRecord>(group) = argument(record)?;
                 group.into_iter().try_for_each(|it| self.forgotten(&it))
+            }
+            UNIQUES => {
+                let List::<UniqueIn>(group) = argument(record)?;
+                group.into_iter().try_for_each(|it| self.unique(it))
             }
             TRAILER => self.trailer(&argument(record)?),
             code => Err(ImageError::Malformed(format!("a record of kind {code}"))),
@@ -238,6 +246,11 @@ impl Restore {
             return Err(wrong(&fault));
         }
         fits(machine, &job).map_err(wrong)?;
+        if let Some(place) = unique::held_until_end(&job).filter(|_| !job.status.is_final())
+            && machine.uniques.holder(&place, Millis(0)).is_some()
+        {
+            return Err(wrong("a unique key that another one has"));
+        }
         self.sequences.push(job.sequence);
         machine.insert(job);
         Ok(())
@@ -251,6 +264,17 @@ impl Restore {
         }
         let forgotten = Forgotten { content: it.content, expires_ms: it.expires_ms };
         machine.forgotten.keep(it.id, forgotten);
+        Ok(())
+    }
+
+    fn unique(&mut self, it: UniqueIn) -> Result<(), ImageError> {
+        let machine = machine(&mut self.machine)?;
+        let place = (it.queue, it.key);
+        rising(&mut self.last_unique, place.clone(), "unique keys by queue and text")?;
+        if it.until.is_none() || machine.uniques.holder(&place, Millis(0)).is_some() {
+            return Err(contradiction("a unique key that is not held for a time, or twice"));
+        }
+        machine.uniques.lock(place, Lock { job: it.job, until: it.until });
         Ok(())
     }
 

@@ -19,6 +19,11 @@ impl Machine {
             }
         }
         for _ in 0..most {
+            if !self.uniques.drop_expired(self.now) {
+                break;
+            }
+        }
+        for _ in 0..most {
             if !self.forgotten.drop_expired(self.now) {
                 break;
             }

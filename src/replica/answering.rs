@@ -321,6 +321,8 @@ fn submit_result(id: JobId, outcome: &SubmitOutcome) -> Result<Submitted, Refusa
     match outcome {
         SubmitOutcome::Created => Ok(submitted(id, true)),
         SubmitOutcome::Known => Ok(submitted(id, false)),
+        // Another one has its unique key, and is what the caller wants.
+        SubmitOutcome::Taken(holder) => Ok(submitted(*holder, false)),
         SubmitOutcome::AlreadyExists => Err(Refusal::new(
             Code::AlreadyExists,
             format!("job {id} exists with other content; a new job needs a new id"),
@@ -382,6 +384,10 @@ fn retried(outcome: &RetryOutcome) -> Result<(), Refusal> {
                 "the job is {}: only what failed or was cancelled can be tried again",
                 status.as_str()
             ),
+        )),
+        RetryOutcome::Taken(holder) => Err(Refusal::new(
+            Code::FailedPrecondition,
+            format!("job {holder} has its unique key now: wait for its end, or cancel it"),
         )),
         RetryOutcome::NotFound => Err(Refusal::not_found("no such job (any more)")),
     }

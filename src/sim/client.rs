@@ -13,7 +13,8 @@ use crate::sim::calling::{Calling, Done, Sending, Up};
 use crate::sim::generate::seen;
 use crate::sim::job_model::{Asks, Cancelled, Op, Submitted};
 use crate::sim::recorder::{Recorder, new_id};
-use crate::types::{JobId, NodeId, QueueName, Tag};
+use crate::types::{JobId, NodeId, QueueName, Tag, UniqueKey};
+use crate::wire;
 use crate::wire::message::{Code, Filter, Refusal, Reply, Request};
 
 /// Calls of one client under way at one time, at most.
@@ -325,7 +326,7 @@ impl Book<'_> {
         match (&*done.request, &done.result) {
             (Request::SubmitJob(job), result) => {
                 let result = match result {
-                    Ok(Reply::Submitted(submitted)) => Ok(submitted.created),
+                    Ok(Reply::Submitted(submitted)) => Ok(outcome_of(job, submitted)),
                     Ok(_) => return (0, 0),
                     Err(error) => Err(fault(error)),
                 };
@@ -334,7 +335,7 @@ impl Book<'_> {
             (Request::SubmitBatch(jobs), Ok(Reply::SubmittedBatch(results))) => {
                 let each = jobs.iter().zip(results).map(|(job, result)| {
                     let result = match result {
-                        Ok(submitted) => Ok(submitted.created),
+                        Ok(submitted) => Ok(outcome_of(job, submitted)),
                         // What a former try of the whole came to is not told.
                         Err(refusal) => Err(refused(refusal, repeated)),
                     };
@@ -389,12 +390,11 @@ impl Book<'_> {
         (0, 0)
     }
 
-    fn submitted(&mut self, job: &NewJob, result: Result<bool, Fault>, repeated: bool) -> u64 {
+    fn submitted(&mut self, job: &NewJob, result: Result<Submitted, Fault>, repeated: bool) -> u64 {
         let content = content_of(job);
         let op = |outcome| Op::Submit { content, repeated, outcome };
         match result {
-            Ok(true) => self.known(job.id, op(Some(Submitted::Created))),
-            Ok(false) => self.known(job.id, op(Some(Submitted::Known))),
+            Ok(outcome) => self.known(job.id, op(Some(outcome))),
             Err(Fault::Refused(Code::AlreadyExists)) => {
                 self.known(job.id, op(Some(Submitted::AlreadyExists)));
             }
@@ -527,8 +527,16 @@ fn options_of(id: JobId) -> Options {
         7 => Options { ttl_ms: Some(700), ..none },
         8 => Options { ttl_ms: Some(300), delay_ms: Some(200), ..none },
         9 => Options { tags: tagged(), ..none },
+        10 | 11 => Options { unique: key(id), ..none },
+        12 => Options { unique: key(id), unique_for_ms: Some(900), retries: 1, ..none },
         _ => none,
     }
+}
+
+/// Returns one of few keys.
+fn key(id: JobId) -> Option<UniqueKey> {
+    let [.., last] = id.0;
+    UniqueKey::new(if last.is_multiple_of(2) { "one" } else { "other" }).ok()
 }
 
 /// Returns what the model must know of it.
@@ -542,6 +550,15 @@ pub fn asks_of(id: JobId) -> Asks {
 #[must_use]
 pub fn tagged() -> Tags {
     Tags::new(Tag::new("t"))
+}
+
+/// Says what an answer to a submit means for the job.
+fn outcome_of(job: &NewJob, answer: &wire::message::Submitted) -> Submitted {
+    match answer.created {
+        true => Submitted::Created,
+        false if answer.id == job.id => Submitted::Known,
+        false => Submitted::Taken,
+    }
 }
 
 fn content_of(job: &NewJob) -> u64 {

@@ -158,6 +158,7 @@ impl World {
             Some(SubmitOutcome::Created) => Submitted::Created,
             Some(SubmitOutcome::Known) => Submitted::Known,
             Some(SubmitOutcome::AlreadyExists) => Submitted::AlreadyExists,
+            Some(SubmitOutcome::Taken(_)) => Submitted::Taken,
             Some(
                 SubmitOutcome::Exhausted | SubmitOutcome::Draining | SubmitOutcome::Invalid(_),
             )

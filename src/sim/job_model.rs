@@ -60,12 +60,16 @@ impl Op {
     }
 
     /// Returns what former tries of it may still do after it was answered. A submit or a report that comes
-    /// late again finds its own work done, and so does a cancellation, unless there was no job yet.
+    /// late again finds its own work done, and so does a cancellation, unless there was no job yet; a submit that
+    /// was answered with another job may be taken when that one has ended.
     #[must_use]
     pub fn ghost(&self) -> Option<Self> {
         match self {
             Self::Cancel { repeated: true, outcome: Some(Cancelled::NotFound) } => {
                 Some(Self::Cancel { repeated: false, outcome: None })
+            }
+            Self::Submit { content, repeated: true, outcome: Some(Submitted::Taken) } => {
+                Some(Self::Submit { content: *content, repeated: false, outcome: None })
             }
             Self::Submit { .. }
             | Self::Look { .. }
@@ -86,6 +90,8 @@ pub enum Submitted {
     Known,
     /// Another job has the id.
     AlreadyExists,
+    /// Another job has its unique key, and this one was not made.
+    Taken,
 }
 
 /// What came of a cancellation.
@@ -338,6 +344,7 @@ fn submit(state: State, content: u64, repeated: bool, outcome: Option<Submitted>
                 None | Some(Submitted::Created) => Some(fresh),
                 Some(Submitted::Known) => repeated.then_some(fresh),
                 Some(Submitted::AlreadyExists) => None,
+                Some(Submitted::Taken) => Some(State::Absent),
             };
         }
         State::Live { content, .. }
@@ -346,7 +353,7 @@ fn submit(state: State, content: u64, repeated: bool, outcome: Option<Submitted>
     };
     match outcome {
         // Nothing changes: the same as never.
-        None | Some(Submitted::Created) => None,
+        None | Some(Submitted::Created | Submitted::Taken) => None,
         Some(Submitted::Known) => (known == content).then_some(state),
         Some(Submitted::AlreadyExists) => (known != content).then_some(state),
     }

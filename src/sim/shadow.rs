@@ -7,6 +7,8 @@ use crate::jobs::command::{Command, Event};
 use crate::jobs::job::Status;
 use crate::jobs::list::Filter;
 use crate::jobs::machine::Machine;
+use crate::jobs::resident::Job;
+use crate::jobs::unique::{self, Place};
 use crate::raft::core::Role;
 use crate::raft::message::EntryKind;
 use crate::replica::core::Replica;
@@ -59,6 +61,8 @@ pub struct Shadow {
     proposed: BTreeMap<Index, (Term, Index)>,
     digests: BTreeMap<Index, u128>,
     told: Told,
+    /// The job that holds a unique key until it ends, or held it last.
+    unique: BTreeMap<Place, JobId>,
     assignments: u64,
 }
 
@@ -143,6 +147,7 @@ impl Shadow {
                     }
                     if let Command::SubmitJob(jobs) = &stamped.command {
                         jobs.iter().for_each(|job| self.place(job.id, entry.index));
+                        jobs.iter().try_for_each(|job| self.look_at_key(job.id))?;
                     }
                     for event in applied.events {
                         match event {
@@ -164,6 +169,22 @@ impl Shadow {
             self.digests.pop_first();
         }
         Ok(())
+    }
+
+    /// Looks whether a job that was submitted has its unique key alone.
+    fn look_at_key(&mut self, id: JobId) -> Result<(), Violation> {
+        let is_open = |job: &Job| !job.status.is_final();
+        let Some(job) = self.machine.job(id).filter(|job| is_open(job)) else { return Ok(()) };
+        let Some(place) = unique::held_until_end(job) else { return Ok(()) };
+        let former = self.unique.insert(place.clone(), id).filter(|former| *former != id);
+        let other = former.and_then(|former| self.machine.job(former)).filter(|job| is_open(job));
+        other.map_or(Ok(()), |other| {
+            Err(format!(
+                "the jobs {} and {id} have the key {:?} at once",
+                other.id,
+                place.1.as_str()
+            ))
+        })
     }
 
     /// Takes a machine as it is.

@@ -40,7 +40,7 @@ pub const RELEASE_JOBS_MAX: usize = WORKER_SLOTS_MAX as usize;
 const JOB_OVERHEAD_BYTES: usize = 160;
 
 /// What the keys and numbers of a job's options take, at most.
-const OPTIONS_BYTES: usize = 200;
+const OPTIONS_BYTES: usize = 240;
 
 /// Returns how many bytes a job takes in a `SUBMIT_BATCH`, at most: whoever fills batches adds these up
 /// to [`BATCH_BYTES_MAX`].
@@ -53,7 +53,8 @@ pub fn job_bytes_max(job: &NewJob) -> usize {
 /// Returns how many bytes options take, at most.
 pub(crate) fn options_bytes_max(options: &Options) -> usize {
     let tags: usize = options.tags.as_slice().iter().map(|tag| tag.as_str().len() + 2).sum();
-    OPTIONS_BYTES + tags
+    let key = options.unique.as_ref().map_or(0, |key| key.as_str().len() + 3);
+    OPTIONS_BYTES + tags + key
 }
 
 /// Returns how many bytes a body takes, at most, with the heads of its words.

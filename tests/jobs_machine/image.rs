@@ -187,7 +187,7 @@ fn restore_rules_out_of_bounds_is_refused() {
 #[test]
 fn restore_other_version_is_refused() {
     let mut records = records(&Machine::new());
-    assert_eq!(records[0][3], 3, "the version");
+    assert_eq!(records[0][3], 4, "the version");
     records[0][3] = 2;
     assert_eq!(restore(&records).err(), Some(ImageError::Version(2)));
 }

@@ -17,7 +17,7 @@ use raftq::jobs::options::{Options, Tags};
 use raftq::jobs::restore::Restore;
 use raftq::jobs::rules::{QueueChange, Rate};
 use raftq::jobs::scheduler::{Proposed, schedule};
-use raftq::types::{Fence, Incarnation, JobId, Millis, QueueName, Tag, WorkerId};
+use raftq::types::{Fence, Incarnation, JobId, Millis, QueueName, Tag, UniqueKey, WorkerId};
 
 use crate::support::{id, queue, verdict, worker};
 
@@ -75,7 +75,7 @@ fn op() -> impl Strategy<Value = Op> {
     let job = || 0u64..24;
     let who = || 0usize..4;
     prop_oneof![
-        4 => prop::collection::vec((job(), 0u8..84), 0..6).prop_map(Op::Submit),
+        4 => prop::collection::vec((job(), 0u8..108), 0..6).prop_map(Op::Submit),
         2 => prop::collection::vec((job(), who()), 0..5).prop_map(Op::Assign),
         4 => (0usize..6).prop_map(|max| Op::Schedule { max }),
         3 => (who(), 0u64..5, 0u32..4, 0u8..8, prop::option::of(0u64..5)).prop_map(
@@ -128,6 +128,8 @@ fn options(asks: u8) -> Options {
         4 => Options { timeout_ms: Some(500), retries: 2, backoff_ms: 0, ..none },
         5 => Options { ttl_ms: Some(900), tags: tags(&["gpu", "fast"]), ..none },
         6 => Options { priority: 11, ..none },
+        7 => Options { unique: UniqueKey::new("k").ok(), ..none },
+        8 => Options { unique: UniqueKey::new("k").ok(), unique_for_ms: Some(800), ..none },
         _ => none,
     }
 }

@@ -16,7 +16,7 @@ use raftq::raft::message::{
 };
 use raftq::types::{
     ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Tag, Term,
-    WorkerId,
+    UniqueKey, WorkerId,
 };
 use raftq::wire::hello::Reject;
 use raftq::wire::message::{
@@ -127,19 +127,26 @@ fn options() -> impl Strategy<Value = Option<Arc<Options>>> {
         number().prop_map(|at| (None, Some(Millis(at)))),
     ];
     let backoff = (0..=DURATION_MS_MAX, 0..=DURATION_MS_MAX);
-    let whole = (0..=PRIORITY_MAX, start, ms(), ms(), 0..=RETRIES_MAX, backoff, tags()).prop_map(
-        |(priority, (delay_ms, at_ms), ttl_ms, timeout_ms, retries, backoff, tags)| Options {
-            priority,
-            delay_ms,
-            at_ms,
-            ttl_ms,
-            timeout_ms,
-            retries,
-            backoff_ms: backoff.0.min(backoff.1),
-            backoff_max_ms: backoff.0.max(backoff.1),
-            tags,
-        },
-    );
+    let key = ("[ -~é]{1,60}", ms()).prop_map(|(key, ms)| (UniqueKey::new(&key).ok(), ms));
+    let key = prop_oneof![Just((None, None)), key];
+    let whole = (0..=PRIORITY_MAX, start, ms(), ms(), 0..=RETRIES_MAX, backoff, tags(), key)
+        .prop_map(
+            |(priority, (delay_ms, at_ms), ttl_ms, timeout_ms, retries, backoff, tags, key)| {
+                Options {
+                    priority,
+                    delay_ms,
+                    at_ms,
+                    ttl_ms,
+                    timeout_ms,
+                    retries,
+                    backoff_ms: backoff.0.min(backoff.1),
+                    backoff_max_ms: backoff.0.max(backoff.1),
+                    tags,
+                    unique: key.0,
+                    unique_for_ms: key.1,
+                }
+            },
+        );
     prop_oneof![Just(None), whole.prop_map(Options::shared)]
 }
 

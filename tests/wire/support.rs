@@ -11,7 +11,7 @@ use raftq::raft::message::{
 };
 use raftq::types::{
     ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Tag, Term,
-    WorkerId,
+    UniqueKey, WorkerId,
 };
 use raftq::wire::error::WireError;
 use raftq::wire::frame::{Frame, FrameCodec};
@@ -345,6 +345,17 @@ fn queues() -> Vec<(&'static str, u32, Any)> {
         limit: Some(2),
         rate: Some(Rate { count: 100, per_ms: 60_000 }),
     };
+    let options = Options {
+        unique: Some(UniqueKey::new("invoice 4711").expect("a key")),
+        unique_for_ms: Some(60_000),
+        ..Options::default()
+    };
+    let unique = NewJob {
+        id: other_job(),
+        queue: mail(),
+        body: Body::Payload(Bytes::from_static(b"hi")),
+        options: Options::shared(options),
+    };
     let watch = Watch {
         after: Some(Position { index: Index(1042), n: 2 }),
         queue: Some(mail()),
@@ -375,6 +386,7 @@ fn queues() -> Vec<(&'static str, u32, Any)> {
         ("RETRIED", 46, Any::Reply(Reply::Retried(done()))),
         ("PURGE_JOBS", 47, Any::Request(Request::PurgeJobs { ids: vec![job(), other_job()] })),
         ("PURGED", 47, Any::Reply(Reply::Purged(done()))),
+        ("SUBMIT_JOB that is unique", 49, Any::Request(Request::SubmitJob(unique))),
         ("WATCH", 48, Any::Request(Request::Watch(watch))),
         ("WATCHED", 48, Any::Reply(Reply::Watched(Watched { events: events(), next }))),
     ]

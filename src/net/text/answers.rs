@@ -394,6 +394,7 @@ fn job(look: &Look, id: JobId) -> Answered {
             ("status", job.status.as_str().into()),
             ("priority", options.priority.to_string()),
             ("tags", option((!options.tags.is_empty()).then(|| in_a_row(&options.tags)))),
+            ("unique", option(options.unique.as_ref())),
             ("held_ms", option(job.held_ms)),
             ("ttl_ms", option(options.ttl_ms)),
             ("timeout_ms", option(options.timeout_ms)),
