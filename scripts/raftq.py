@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""raftq.py: a client of the replicated job queue raftq, in one file.
+"""raftq.py: a client of the replicated job queue raftq, and a worker for it, in one file.
 
 As a library:
 
@@ -7,6 +7,17 @@ As a library:
     with Client(["127.0.0.1:7101", "127.0.0.1:7102"]) as client:
         job_id = client.submit(command=["echo", "hello"])
         print(client.wait([job_id])[job_id]["output"])
+
+As a worker (see `Worker`):
+
+    from raftq import Worker
+    worker = Worker(["127.0.0.1:7101", "127.0.0.1:7102"], slots=4)
+
+    @worker.task("mail")
+    def send(job):
+        return b"sent to " + job.payload
+
+    worker.run()
 
 As a program, see --help; the nodes come from --addrs or RAFTQ_ADDRS. Exit codes: 0 ok, 1 failure, 2 usage, 3 not
 found, 4 no leader or unreachable, 6 outcome unknown (the id is on stderr; repeat the submit with --id), 8 the job
@@ -19,15 +30,19 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import logging
 import os
 import random
 import re
+import signal
 import socket
 import struct
 import sys
+import threading
 import time
+import traceback
 import zlib
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
 import msgpack
 
@@ -39,6 +54,8 @@ NO_CLUSTER = bytes(16)
 # Limits (§3)
 HEADER_BYTES, BODY_BYTES_MAX, JOB_BYTES_MAX, COMMAND_WORDS_MAX = 16, 4_194_304, 1_048_576, 1_024
 LIST_JOBS_MAX, WAIT_JOBS_MAX = 1_000, 1_024
+OUTPUT_BYTES_MAX, ERROR_BYTES_MAX, RESERVE_JOBS_MAX = 16_384, 1_024, 256
+WORKER_SLOTS_MAX, WORKER_QUEUES_MAX, TAGS_MAX = 4_096, 64, 16
 OPTIONS = {"priority", "delay_ms", "at_ms", "ttl_ms", "timeout_ms", "retries", "backoff_ms", "backoff_max_ms", "tags",
            "unique", "unique_for_ms"}
 # Kinds (Appendix A)
@@ -46,10 +63,14 @@ HELLO, WELCOME, REJECT, REFUSED = 0x01, 0x02, 0x03, 0x80
 SUBMIT_JOB, GET_JOB, LIST_JOBS, WAIT_JOBS = 0x11, 0x13, 0x14, 0x15
 CANCEL_JOBS, LIST_WORKERS, GET_CLUSTER_STATUS = 0x16, 0x17, 0x18
 LIST_QUEUES, CHANGE_QUEUE, RETRY_JOBS, PURGE_JOBS = 0x1b, 0x1c, 0x1d, 0x1e
-CHANGES = {SUBMIT_JOB, CANCEL_JOBS, CHANGE_QUEUE, RETRY_JOBS, PURGE_JOBS}
-ANSWER = 0x80  # the bit that makes a request's kind its answer's
+REGISTER_WORKER, HEARTBEAT, RESERVE, BATCH_UPDATE_JOB_STATUS, RELEASE_JOBS = 0x20, 0x21, 0x22, 0x24, 0x25
+CHANGES = {SUBMIT_JOB, CANCEL_JOBS, CHANGE_QUEUE, RETRY_JOBS, PURGE_JOBS, REGISTER_WORKER, BATCH_UPDATE_JOB_STATUS,
+           RELEASE_JOBS}
+ANSWER = 0x80  # the bit that makes a request's kind its answer's, of all but one
+UPDATED = 0xa3  # which answers BATCH_UPDATE_JOB_STATUS
 # Errors (§10)
 DEADLINE_EXCEEDED, NOT_FOUND, ALREADY_EXISTS, RESOURCE_EXHAUSTED = 4, 5, 6, 8
+FAILED_PRECONDITION = 9
 INTERNAL, UNAVAILABLE, NOT_LEADER = 13, 14, 100
 
 TRY_SECONDS = 6.0  # an answer takes 5.5 s at most, plus wait_ms (§9)
@@ -59,10 +80,19 @@ WAIT_SLICE_MS = 10_000  # of one WAIT_JOBS; longer waits ask again
 PAUSE_FIRST, PAUSE_MAX, HOPS_MAX = 0.05, 2.0, 3  # §13
 PAUSE_SOON, SOON_SECONDS = 0.2, 3.0  # no longer pause in a call's first seconds: an election is over soon (§13)
 
+# A worker's times and bounds (§12)
+LEASE_SECONDS, HEARTBEAT_SECONDS, WORKER_PAUSE_MAX = 3.0, 1.0, 1.0
+RESERVE_MS = 5_000  # of one look for jobs: so long one at a node that stands still may go on for nothing, and 6 s more
+REPORTS_MAX = 64  # ends of attempts in one frame, which are 1 MiB then; what is beyond waits for the next
+REPORTS_FIRST_SECONDS = 6.0  # how long reports go before a registration, which would make their jobs wait again
+LEAVE_SECONDS = 6.0  # how long a worker that stops tries to report and to say so, beyond its grace
+TURN_SECONDS = 0.05  # from one look at what is due to the next
+
 FINAL = ("completed", "failed", "cancelled")
 OK, FAILURE, USAGE, MISSING, NO_LEADER, UNKNOWN, JOB_FAILED = 0, 1, 2, 3, 4, 6, 8  # exit codes
 
 Map = Dict[str, Any]
+log = logging.getLogger("raftq")
 
 
 class RaftqError(Exception):
@@ -75,16 +105,24 @@ class RaftqError(Exception):
         self.code, self.name, self.unknown = code, name, unknown
         self.retry_after, self.leader = retry_after, leader
         self.job_id: Optional[bytes] = None
+        self.incarnation: Optional[int] = None
 
     @classmethod
     def from_map(cls, body: Map) -> RaftqError:
         """The error of a REFUSED, a REJECT or a `refused` in a list."""
         after = body.get("retry_after_ms")
-        return cls(body.get("message", ""), body.get("code", INTERNAL), body.get("name", "INTERNAL"),
-                   body.get("unknown") is True, None if after is None else after / 1000, body.get("leader"))
+        error = cls(body.get("message", ""), body.get("code", INTERNAL), body.get("name", "INTERNAL"),
+                    body.get("unknown") is True, None if after is None else after / 1000, body.get("leader"))
+        error.incarnation = body.get("incarnation")
+        return error
 
     def __str__(self) -> str:
         return f"{self.name} ({self.code}): {self.args[0]}"
+
+    def is_final(self) -> bool:
+        """Whether the same request would meet the same again."""
+        return not self.unknown and self.code not in (DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE,
+                                                      NOT_LEADER)
 
 
 class Refused(RaftqError):
@@ -179,6 +217,33 @@ def wait_body(ids: Sequence[bytes], wait_ms: int) -> Map:
     return {"ids": ids, "wait_ms": wait_ms}
 
 
+def register_body(worker: str, incarnation: int, slots: int, serves: Map, tags: Sequence[str] = (),
+                  gave_up: Optional[int] = None) -> Map:
+    """REGISTER_WORKER."""
+    body: Map = {"worker": worker, "incarnation": incarnation, "slots": slots, "serves": serves}
+    body.update({"tags": list(tags)} if tags else {})
+    return body if gave_up is None else {**body, "gave_up": gave_up}
+
+
+def heartbeat_body(worker: str, incarnation: int, draining: bool) -> Map:
+    """HEARTBEAT."""
+    return {"worker": worker, "incarnation": incarnation, "draining": draining}
+
+
+def reserve_body(worker: str, incarnation: int, after: int, max: int, wait_ms: int) -> Map:
+    """RESERVE."""
+    return {"worker": worker, "incarnation": incarnation, "after": after, "max": max, "wait_ms": wait_ms}
+
+
+def update_body(job: bytes, fence: int, output: bytes, error: Optional[str]) -> Map:
+    """One report of a BATCH_UPDATE_JOB_STATUS: the end of the output, the start of the error."""
+    body = {"job": job, "fence": fence, "completed": error is None, "output": output[-OUTPUT_BYTES_MAX:],
+            "output_cut": len(output) > OUTPUT_BYTES_MAX}
+    if error is not None:
+        body["error"] = error.encode(errors="replace")[:ERROR_BYTES_MAX].decode(errors="ignore")
+    return body
+
+
 # --- one connection (§5 to §9) --------------------------------------------------------------------------------------
 class Connection:
     """A connection to one node, after its handshake; one request at a time."""
@@ -214,7 +279,7 @@ class Connection:
                 continue  # an answer nobody waits for any more (§9), or what may be skipped (§6)
             if answer == REFUSED:
                 raise Refused.from_map(reply)
-            if answer != kind | ANSWER:
+            if answer != (UPDATED if kind == BATCH_UPDATE_JOB_STATUS else kind | ANSWER):
                 raise ConnectionFailed(f"kind {answer:#04x} answers {kind:#04x}")
             return reply
 
@@ -257,6 +322,7 @@ class Client:
         self.cluster = NO_CLUSTER
         self._leader: Optional[str] = None
         self._known_term = 0
+        self.try_began = 0.0  # when the last try of the last call did, on the monotonic clock
         self._connections: Dict[str, Connection] = {}
 
     def __enter__(self) -> Client:
@@ -369,18 +435,20 @@ class Client:
         return {job_id: item["ok"] if "ok" in item else Refused.from_map(item["refused"])
                 for job_id, item in zip(body["ids"], results)}
 
-    def call(self, kind: int, body: Map) -> Map:
+    def call(self, kind: int, body: Map, timeout: Optional[float] = None, one_try: float = TRY_SECONDS) -> Map:
         """Sends one request, unchanged over all tries, until it is answered for good or the deadline has passed."""
         change, wait = kind in CHANGES, body.get("wait_ms", 0) / 1000
-        deadline = time.monotonic() + self.timeout + wait
+        timeout = self.timeout if timeout is None else timeout
+        deadline = time.monotonic() + timeout + wait
         hops, pause, unknown, soon = 0, PAUSE_FIRST, False, time.monotonic() + SOON_SECONDS
         rejected: Set[str] = set()
-        last: RaftqError = RaftqError(f"no node answered in {self.timeout:g} s", UNAVAILABLE, "UNAVAILABLE")
+        last: RaftqError = RaftqError(f"no node answered in {timeout:g} s", UNAVAILABLE, "UNAVAILABLE")
         address = self._leader or random.choice(self.nodes)
         while time.monotonic() < deadline:
-            began, delay, maybe = time.monotonic(), random.uniform(0.5, 1.0) * pause, False
+            self.try_began = began = time.monotonic()
+            delay, maybe = random.uniform(0.5, 1.0) * pause, False
             try:
-                reply = self._try(address, kind, body, min(deadline, began + TRY_SECONDS + wait))
+                reply = self._try(address, kind, body, min(deadline, began + one_try + wait))
                 self._leader = address
                 return reply
             except Refused as error:
@@ -393,7 +461,9 @@ class Client:
                 elif error.unknown or error.code in (UNAVAILABLE, DEADLINE_EXCEEDED):
                     address = self._next(address)
                 elif error.code != RESOURCE_EXHAUSTED:
-                    unknown = unknown and error.code != ALREADY_EXISTS  # which settles it, whatever other tries did
+                    # Two settle it, whatever other tries did (§10).
+                    settles = error.code == (FAILED_PRECONDITION if kind == REGISTER_WORKER else ALREADY_EXISTS)
+                    unknown = unknown and not settles
                     break
                 delay = max(delay, error.retry_after or 0.0)
             except (OSError, Rejected) as error:
@@ -449,6 +519,337 @@ class Client:
         return self.nodes[at % len(self.nodes)]
 
 
+# --- the worker (§12) -----------------------------------------------------------------------------------------------
+class Job:
+    """One attempt at a job, as its handler sees it: `id`, `queue`, `payload`, `attempt` (from 1 on) and `fence`.
+
+    The fence is higher than that of every attempt before. Hand it to whatever the job writes to, so that the store can
+    refuse a lower one than it has seen: `UPDATE ... SET fence = ? WHERE id = ? AND fence < ?`.
+    """
+
+    def __init__(self, worker: Worker, sent: Map) -> None:
+        self.id: bytes = sent["id"]
+        self.queue: str = sent["queue"]
+        self.payload: bytes = sent["body"].get("payload", b"")
+        self.attempt: int = sent["attempt"]
+        self.fence: int = sent["fence"]
+        timeout_ms = sent.get("timeout_ms")
+        self._worker, self._is_dropped = worker, False
+        self._timeout = float("inf") if timeout_ms is None else timeout_ms / 1000
+        self._times_out = time.monotonic() + self._timeout
+
+    def cancelled(self) -> bool:
+        """Whether the result does not count any more: the job's timeout is over, it may be another worker's by now, or
+        this worker was told to stop and its grace is over. Nobody can end a thread from outside, so a handler that
+        takes long should look here now and then, and return. (That a client cancels the job is not told to a worker.)
+        """
+        now = time.monotonic()
+        return self._is_dropped or now >= self._times_out or now >= self._worker._lease_end
+
+
+Handler = Callable[[Job], Union[bytes, str, None]]
+
+
+class Worker:
+    """Runs handlers for the payloads of some queues, each job in a thread of its own, at most `slots` at once.
+
+    `@worker.task("mail")` makes a function of one `Job` the handler of that queue. What it returns (bytes, str or None)
+    is the job's output; an exception is a failed attempt, told by the last line of its traceback. `worker.run()` works
+    until SIGTERM or SIGINT, or `worker.stop()`: then nothing more is begun, what runs may end within `grace` seconds,
+    and the rest is given back without using up an attempt. A second signal gives back what runs at once.
+
+    The name must be no other running worker's; without one, it is drawn at random. A worker survives changes of leader
+    and restarts of nodes. When no leader has answered its heartbeats for 3 s, its jobs are given to others: so it drops
+    them, and registers anew. Every job runs at least once and counts exactly once: see `Job`.
+
+    Threads: two for the duties, one that looks for jobs, one for each job. Handlers that do not return though their
+    result does not count any more stand in the way: once there are as many as slots, no further job is begun.
+    """
+
+    def __init__(self, addrs: Union[str, Sequence[str]], slots: int = 4, tags: Sequence[str] = (),
+                 name: Optional[str] = None, grace: float = 10.0) -> None:
+        self.addrs = [part.strip() for part in addrs.split(",")] if isinstance(addrs, str) else list(addrs)
+        self.name = name or f"python-{os.urandom(8).hex()}"
+        self.slots, self.tags, self.grace = slots, list(tags), grace
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", self.name):
+            raise ValueError(f"not a name (1 to 64 of A-Z a-z 0-9 . _ -): {self.name!r}")
+        if not 1 <= slots <= WORKER_SLOTS_MAX:
+            raise ValueError(f"{slots} slots; 1 to {WORKER_SLOTS_MAX}")
+        if len(self.tags) > TAGS_MAX:
+            raise ValueError(f"{len(self.tags)} tags; at most {TAGS_MAX}")
+        self.finished = self.abandoned = 0  # attempts whose end was recorded; attempts dropped before their end
+        self._handlers: Dict[str, Handler] = {}
+        self._changed = threading.Condition()  # guards all below; waited on by the lanes
+        self._incarnation = (int(time.time() * 1000) << 20) + random.getrandbits(20)
+        self._gave_up: Optional[int] = None  # the start before, which dropped what it held
+        self._is_registered = self._is_leaving = self._is_over = False
+        self._maybe_registered = False  # whether this start may be registered, as far as is known
+        self._lease_end = 0.0  # 3 s after the last answered heartbeat was sent; means something once registered
+        self._due = self._reports_first = 0.0  # when to register or beat next; until when reports go before that
+        self._failures = self._short_lives = 0
+        self._running: Dict[int, Job] = {}  # by fence
+        self._stuck: Set[Job] = set()  # handlers that go on though their result does not count
+        self._reports: List[Map] = []  # bounded by the slots, for a slot is free only when its report is answered
+        self._stops, self._stop_at = 0, float("inf")  # how often it was told to stop; when its grace is over
+        self._fault: Optional[RaftqError] = None
+
+    def task(self, queue: str) -> Callable[[Handler], Handler]:
+        """Makes a function the handler of a queue."""
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", queue):
+            raise ValueError(f"not a name (1 to 64 of A-Z a-z 0-9 . _ -): {queue!r}")
+        if queue in self._handlers:
+            raise ValueError(f"the queue {queue!r} has two handlers")
+
+        def register(handler: Handler) -> Handler:
+            self._handlers[queue] = handler
+            return handler
+        return register
+
+    def stop(self) -> None:
+        """Has it stop, as a signal does; twice as two do. Returns at once."""
+        self._stops += 1  # no lock: a signal may come while its thread holds it
+
+    def run(self) -> None:
+        """Works until it is told to stop. RaftqError if the cluster does not take it as it is."""
+        if not 1 <= len(self._handlers) <= WORKER_QUEUES_MAX:
+            raise ValueError(f"a worker needs a task for 1 to {WORKER_QUEUES_MAX} queues")
+        signals = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+        former = [(each, signal.signal(each, lambda *_: self.stop())) for each in signals]
+        for lane in (self._attend, self._report):
+            threading.Thread(target=self._lane, args=(lane,), daemon=True).start()
+        try:
+            while not self._turn():
+                time.sleep(TURN_SECONDS)
+            self._leave()
+        finally:
+            with self._changed:
+                self._is_leaving = self._is_over = True
+                self._drop_all()
+                self._changed.notify_all()
+            for each, handler in former:
+                signal.signal(each, handler)
+        if self._fault:
+            raise self._fault
+
+    def _turn(self) -> bool:
+        """Looks at what is due; whether it is time to leave."""
+        with self._changed:
+            now = time.monotonic()
+            self._look(now)
+            if self._stops and self._stop_at == float("inf"):
+                self._stop_at, self._due = now + self.grace, 0.0  # the leader hears at once that it takes no more
+                self._changed.notify_all()
+            if self._stops > 1:
+                self._stop_at = min(self._stop_at, now)
+            if self._fault or now >= self._stop_at + LEAVE_SECONDS:
+                return True
+            if now >= self._stop_at:
+                self._drop_all()
+            is_open = self._maybe_registered and not self._is_registered  # it may yet be given jobs: not now (§12)
+            return self._stops > 0 and not (self._running or self._reports or is_open)
+
+    def _leave(self) -> None:
+        """Says that it gives back whatever it holds."""
+        with self._changed:
+            self._is_leaving = True
+            start = self._incarnation if self._is_registered else self._gave_up
+        if start is None:
+            return
+        try:
+            with Client(self.addrs) as client:
+                left = max(HEARTBEAT_SECONDS, self._stop_at + LEAVE_SECONDS - time.monotonic())
+                body = {"worker": self.name, "incarnation": start, "leaving": True}
+                client.call(RELEASE_JOBS, body, min(left, LEAVE_SECONDS), HEARTBEAT_SECONDS)
+        except RaftqError as error:
+            log.warning("worker %s could not say that it leaves; others get its jobs 3 s later: %s", self.name, error)
+
+    def _lane(self, turn: Callable[[Client], None]) -> None:
+        """Does one duty again and again, with connections of its own, so that no other holds it up."""
+        with Client(self.addrs) as client:
+            while not self._is_over:
+                try:
+                    turn(client)
+                except Exception:  # an answer that is none, most likely: the duty goes on
+                    log.exception("worker %s", self.name)
+                    time.sleep(WORKER_PAUSE_MAX)
+
+    def _attend(self, client: Client) -> None:
+        """Registers, or beats, once that is due."""
+        with self._changed:
+            self._changed.wait_for(lambda: time.monotonic() >= self._due or self._is_over,
+                                   max(0.0, self._due - time.monotonic()))
+            is_beat, incarnation, is_full = self._is_registered, self._incarnation, len(self._stuck) >= self.slots
+            is_stopping = self._stops > 0
+            if not is_beat:
+                self._changed.wait_for(lambda: not self._reports, max(0.0, self._reports_first - time.monotonic()))
+            if self._is_leaving or not is_beat and (is_full or is_stopping) and not self._maybe_registered:
+                self._changed.wait(TURN_SECONDS)
+                return
+            former_maybe, self._maybe_registered = self._maybe_registered, True
+            gave_up = self._gave_up
+        try:
+            if is_beat:
+                client.call(HEARTBEAT, heartbeat_body(self.name, incarnation, is_full or is_stopping),
+                            HEARTBEAT_SECONDS, HEARTBEAT_SECONDS)
+            else:
+                serves = {"payloads": sorted(self._handlers)}
+                body = register_body(self.name, incarnation, self.slots, serves, self.tags, gave_up)
+                client.call(REGISTER_WORKER, body, LEASE_SECONDS, HEARTBEAT_SECONDS)
+        except RaftqError as error:
+            with self._changed:
+                if incarnation == self._incarnation and not self._is_leaving:
+                    self._maybe_registered = former_maybe or error.unknown
+                    self._not_answered(error)
+            return
+        with self._changed:
+            if incarnation != self._incarnation:
+                return  # it has given up meanwhile
+            self._lease_end, self._failures = client.try_began + LEASE_SECONDS, 0
+            self._due = client.try_began + HEARTBEAT_SECONDS
+            self._short_lives = 0 if is_beat else self._short_lives
+            if not self._is_registered:
+                self._is_registered = True
+                # One of a former start ends by itself, within the time of one call.
+                threading.Thread(target=self._reserve, args=(incarnation,), daemon=True).start()
+
+    def _not_answered(self, error: RaftqError) -> None:
+        """Hears that a registration or a heartbeat came to nothing."""
+        if isinstance(error, Refused) and error.code == FAILED_PRECONDITION:
+            log.warning("worker %s: the cluster says that this start of it is over; its jobs are dropped and it "
+                        "registers anew. Is there another worker of this name?", self.name)
+            self._short_lives += 1
+            pause = random.random() * min(WORKER_PAUSE_MAX, PAUSE_FIRST * 2 ** min(self._short_lives, 10))
+            self._give_up(pause, error.incarnation)
+        elif error.is_final() and not self._is_registered:
+            self._fault = error
+        else:
+            log.debug("worker %s: %s", self.name, error)
+            self._failures += 1
+            pause = min(WORKER_PAUSE_MAX, PAUSE_FIRST * 2 ** min(self._failures, 10))
+            self._due = time.monotonic() + (PAUSE_FIRST if self._is_registered else random.uniform(0.5, 1.0) * pause)
+
+    def _look(self, now: float) -> None:
+        """First of all: a worker that was frozen must not begin or count anything before it looks at the clock."""
+        if self._is_registered and now >= self._lease_end and not self._is_leaving:
+            log.warning("worker %s: no heartbeat answered for %g s; its jobs are dropped and it registers anew",
+                        self.name, LEASE_SECONDS)
+            self._give_up(0.0, None)
+        for job in [job for job in self._running.values() if now >= job._times_out]:
+            self._end(job, b"", f"timed out after {job._timeout:g} s")
+            self._drop(job)
+
+    def _give_up(self, pause: float, named: Optional[int]) -> None:
+        """Drops what runs, and draws a new start, above the one that was named."""
+        self._drop_all()
+        self._gave_up = self._incarnation if self._is_registered else None
+        self._is_registered = self._maybe_registered = False
+        self._incarnation = max(self._incarnation, named or 0) + (1 << 20) + random.getrandbits(20)
+        self._due = time.monotonic() + pause
+        self._reports_first = time.monotonic() + REPORTS_FIRST_SECONDS
+        self._changed.notify_all()
+
+    def _drop_all(self) -> None:
+        self.abandoned += len(self._running)
+        while self._running:
+            self._drop(self._running.popitem()[1])
+
+    def _drop(self, job: Job) -> None:
+        job._is_dropped = True
+        self._stuck.add(job)
+        if len(self._stuck) == self.slots:
+            self._due = 0.0  # the leader hears at once that it takes no more
+            self._changed.notify_all()
+
+    def _reserve(self, incarnation: int) -> None:
+        """Looks for jobs of one start, and begins them, until it is over."""
+        after = 0
+        with Client(self.addrs, TRY_SECONDS) as client:
+            while self._incarnation == incarnation and not self._stops and not self._is_over:
+                begun = time.monotonic()
+                try:
+                    body = reserve_body(self.name, incarnation, after, min(self.slots, RESERVE_JOBS_MAX), RESERVE_MS)
+                    jobs = [Job(self, sent) for sent in client.call(RESERVE, body)["jobs"]]
+                except Exception as error:
+                    log.debug("worker %s: %s", self.name, error)
+                    time.sleep(random.random() * WORKER_PAUSE_MAX)
+                    continue
+                for job in jobs:
+                    if job.fence > after:
+                        after = job.fence
+                        self._start(job, incarnation)
+                if not jobs:
+                    client._leader = None  # it may be cut off from the others: look elsewhere
+                    time.sleep(PAUSE_FIRST if time.monotonic() - begun < PAUSE_FIRST else 0.0)  # and do not spin
+
+    def _start(self, job: Job, incarnation: int) -> None:
+        """Begins a job, unless it is another's by now or will be given back."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._stuck) < self.slots or self._incarnation != incarnation
+                                   or self._stops > 0)
+            now = time.monotonic()
+            self._look(now)
+            if self._incarnation != incarnation or self._stops:
+                return
+            job._times_out = now + job._timeout
+            self._running[job.fence] = job
+            try:
+                threading.Thread(target=self._work, args=(job,), daemon=True).start()
+            except RuntimeError as error:
+                self._end(job, b"", f"no thread for the handler: {error}")
+
+    def _work(self, job: Job) -> None:
+        """Runs the handler of a job."""
+        output, error = b"", None
+        try:
+            result = self._handlers[job.queue](job)
+            if not isinstance(result, (bytes, str, type(None))):
+                raise TypeError(f"a handler returns bytes, str or None, and this one a {type(result).__name__}")
+            output = result.encode() if isinstance(result, str) else result or b""
+        except BaseException as fault:  # also SystemExit: it ends the attempt, not the worker
+            log.warning("job %s, attempt %d failed", job.id.hex(), job.attempt, exc_info=True)
+            error = traceback.format_exception_only(type(fault), fault)[-1].strip()
+        with self._changed:
+            self._look(time.monotonic())
+            self._end(job, output, error)
+            self._stuck.discard(job)
+            self._changed.notify_all()
+
+    def _end(self, job: Job, output: bytes, error: Optional[str]) -> None:
+        """Has the end of an attempt reported; nothing if it was dropped before."""
+        if self._running.pop(job.fence, None):
+            self._reports.append(update_body(job.id, job.fence, output, error))
+            self._changed.notify_all()
+
+    def _report(self, client: Client) -> None:
+        """Reports what has ended, again and again until it is answered."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._reports or self._is_over)
+            part = self._reports[:REPORTS_MAX]
+        if self._is_over:
+            return
+        try:
+            results = client.call(BATCH_UPDATE_JOB_STATUS, {"updates": part})["results"]
+        except RaftqError as error:
+            if not error.is_final():
+                log.debug("worker %s: %s", self.name, error)
+                time.sleep(random.uniform(0.5, 1.0) * PAUSE_FIRST)  # a call has made its own pauses
+                return
+            results = [{"refused": {"code": error.code, "name": error.name, "message": error.args[0]}}] * len(part)
+        if len(results) != len(part):
+            raise RaftqError(f"{len(results)} results for {len(part)} reports")
+        with self._changed:
+            del self._reports[:len(part)]  # the others only append
+            for update, result in zip(part, results):
+                no = Refused.from_map(result["refused"]) if "refused" in result else None
+                if no is None:
+                    self.finished += 1
+                elif no.unknown or no.code == RESOURCE_EXHAUSTED:
+                    self._reports.append(update)
+                else:  # somebody else has the job, or it was cancelled: the result does not count
+                    log.info("worker %s: the end of job %s came to nothing: %s", self.name, update["job"].hex(), no)
+            self._changed.notify_all()
+
+
 # --- selftest -------------------------------------------------------------------------------------------------------
 def rebuild(kind: int, body: Map) -> Optional[Map]:
     """A request of the specification made anew as `Client` makes it; None for what it does not make."""
@@ -459,7 +860,12 @@ def rebuild(kind: int, body: Map) -> Optional[Map]:
         return submit_body(body["id"], body["queue"], work.get("command"), work.get("payload"), body.get("options"))
     if kind == LIST_JOBS:
         return list_body(**body)
-    return wait_body(**body) if kind == WAIT_JOBS else None
+    if kind == BATCH_UPDATE_JOB_STATUS:
+        return {"updates": [update_body(it["job"], it["fence"], it["output"], it.get("error"))
+                            for it in body["updates"]]}
+    makes: Dict[int, Callable[..., Map]] = {WAIT_JOBS: wait_body, REGISTER_WORKER: register_body,
+                                            HEARTBEAT: heartbeat_body, RESERVE: reserve_body}
+    return makes[kind](**body) if kind in makes else None
 
 
 def check_example(block: str) -> bool:
