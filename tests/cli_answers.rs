@@ -362,6 +362,7 @@ fn workers_and_log_are_tables_and_objects() {
             running: 2,
             state: "live".into(),
             registered_ms: Millis(1),
+            intake: raftq::jobs::intake::Intake::Open,
         }])),
         Request::ListLog { from: Index(7), .. } => Some(Reply::Log(vec![LogLine {
             index: Index(7),

@@ -277,6 +277,7 @@ fn node_with_a_worker_for_mail() -> FakeNode {
         running: 0,
         state: state.into(),
         registered_ms: Millis(1),
+        intake: raftq::jobs::intake::Intake::Open,
     };
     let workers = vec![worker("live", "mail"), worker("lost", "lost"), worker("live", "")];
     FakeNode::new(move |request| match request {

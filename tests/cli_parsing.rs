@@ -361,6 +361,7 @@ fn job() -> JobView {
         finished_ms: None,
         options: None,
         held_ms: None,
+        progress: None,
         past: Vec::new(),
         body: None,
     }

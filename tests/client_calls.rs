@@ -60,6 +60,7 @@ fn view(id: JobId, status: Status) -> JobView {
         finished_ms: None,
         options: None,
         held_ms: None,
+        progress: None,
         past: Vec::new(),
         body: None,
     }

@@ -429,7 +429,10 @@ fn node_is_given_the_time_it_may_take_and_no_more() {
     assert_eq!(patience(submit()), 6000);
     let worker = WorkerId::new("w").unwrap();
     let incarnation = Incarnation(1);
-    assert_eq!(patience(Request::Heartbeat { worker, incarnation, draining: false }), 1000);
+    assert_eq!(
+        patience(Request::Heartbeat { worker, incarnation, draining: false, held: Vec::new() }),
+        1000
+    );
     let ids = vec![JobId([1; 16])];
     assert_eq!(patience(Request::WaitJobs { ids: ids.clone(), wait_ms: 2000 }), 8000);
     assert_eq!(patience(Request::WaitJobs { ids, wait_ms: 20_000 }), 10_000, "the deadline wins");

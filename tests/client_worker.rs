@@ -23,9 +23,10 @@ use raftq::client::duty::{StopReason, StopReport, Timing};
 use raftq::client::error::Error;
 use raftq::client::worker::Worker;
 use raftq::jobs::command::{Registration, Release, StatusUpdate};
+use raftq::jobs::intake::Intake;
 use raftq::jobs::job::{Assignment, Body};
 use raftq::types::{Fence, Incarnation, JobId, QueueName, Term};
-use raftq::wire::message::{Refusal, Reply, Request};
+use raftq::wire::message::{Refusal, Reply, Request, Withdrawn};
 
 use client_node::{LONG, Line, Node, hint};
 
@@ -39,6 +40,9 @@ struct Known {
     assigned: BTreeMap<Fence, Assignment>,
     updates: Vec<StatusUpdate>,
     releases: Vec<Release>,
+    /// What the next heartbeats hear.
+    intake: Intake,
+    withdrawn: Vec<Withdrawn>,
     /// Heartbeats get no answer.
     is_deaf: bool,
     /// The next heartbeat hears that its start is over.
@@ -180,7 +184,11 @@ fn heartbeat(known: &mut Known, incarnation: Incarnation, draining: bool) -> Opt
     if std::mem::take(&mut known.supersedes) || !is_current {
         return Some(Reply::Refused(Refusal::failed_precondition("this start is over")));
     }
-    (!known.is_deaf).then_some(Reply::HeartbeatAck { term: Term(1) })
+    (!known.is_deaf).then(|| Reply::HeartbeatAck {
+        term: Term(1),
+        intake: known.intake,
+        withdrawn: std::mem::take(&mut known.withdrawn),
+    })
 }
 
 /// Times a tenth of the real ones.

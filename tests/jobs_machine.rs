@@ -25,6 +25,8 @@ mod properties;
 mod queues;
 #[path = "jobs_machine/retention.rs"]
 mod retention;
+#[path = "jobs_machine/saying.rs"]
+mod saying;
 #[path = "jobs_machine/scheduling.rs"]
 mod scheduling;
 #[path = "jobs_machine/support.rs"]

@@ -58,6 +58,10 @@ struct World {
     view: Option<View>,
 }
 
+fn ack(term: Term) -> Reply {
+    Reply::HeartbeatAck { term, intake: raftq::jobs::intake::Intake::Open, withdrawn: Vec::new() }
+}
+
 fn configuration(count: u64) -> Configuration {
     let voter = |id| Voter { id: NodeId(id), addr: format!("h:{id}"), dir: None };
     Configuration { cluster: ClusterId::default(), voters: (1..=count).map(voter).collect() }
@@ -202,7 +206,10 @@ impl World {
 
     fn heartbeat(&self, waiter: u64) -> Input<u64> {
         let (worker, incarnation) = worker();
-        self.ask(waiter, Request::Heartbeat { worker, incarnation, draining: false })
+        self.ask(
+            waiter,
+            Request::Heartbeat { worker, incarnation, draining: false, held: Vec::new() },
+        )
     }
 
     /// Registers the worker, which speaks once.
@@ -444,7 +451,7 @@ fn a_leaders_disk_that_stalls_for_less_than_its_limit_loses_no_worker() {
     assert_eq!(world.heard(2), [], "its own disk does not have it");
     let term = world.replica.raft().term();
     for waiter in [190, 290, 390] {
-        assert_eq!(world.heard(waiter), [Reply::HeartbeatAck { term }], "{waiter}");
+        assert_eq!(world.heard(waiter), [ack(term)], "{waiter}");
     }
     world.disk_stalls = false;
     world.turns(5);
@@ -609,7 +616,7 @@ fn a_leader_that_replays_for_longer_than_the_workers_window_judges_nobody() {
     world.turn(vec![world.heartbeat(1)]);
     world.turns(5);
     let term = world.replica.raft().term();
-    assert_eq!(world.heard(1), [Reply::HeartbeatAck { term }]);
+    assert_eq!(world.heard(1), [ack(term)]);
     let state = |world: &World| world.replica.machine().worker(&worker_id()).unwrap().state;
     assert_eq!(state(&world), WorkerState::Live);
     world.turns(320);

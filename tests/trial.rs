@@ -24,7 +24,7 @@ use checker::Checker;
 use futures::FutureExt as _;
 use harness::{Cluster, until};
 use raftq::client::blocking::{Client, run_worker};
-use raftq::client::handler::Context;
+use raftq::client::context::Context;
 use raftq::client::job::{Job, new_id};
 use raftq::client::watch::From;
 use raftq::client::worker::Worker;

@@ -125,6 +125,7 @@ fn job(id: u8, output: usize, body: Option<Body>) -> JobView {
         finished_ms: Some(Millis(2)),
         options: None,
         held_ms: None,
+        progress: None,
         past: Vec::new(),
         body,
     }
@@ -214,6 +215,7 @@ fn answer_that_cannot_be_cut_is_refused_instead() {
         running: 0,
         state: "live".into(),
         registered_ms: Millis(0),
+        intake: raftq::jobs::intake::Intake::Open,
     };
     let Reply::Refused(refusal) = reread(&Reply::Workers((0..2000).map(worker).collect())) else {
         panic!("a refusal")

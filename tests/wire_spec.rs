@@ -100,7 +100,7 @@ fn no_hex_block_escapes_the_test() {
 /// Every number that stands in a table of limits is the code's.
 #[test]
 fn limits_equal_the_code() {
-    use raftq::jobs::{change, job, options, rules};
+    use raftq::jobs::{change, intake, job, options, rules};
     use raftq::pack;
     use raftq::replica::{history, reads};
     use raftq::types::UniqueKey;
@@ -130,6 +130,9 @@ fn limits_equal_the_code() {
         ("LIST_LOG_MAX", u64::from(request::LIST_LOG_MAX)),
         ("WAIT_JOBS_MAX", message::WAIT_JOBS_MAX as u64),
         ("WAIT_MS_MAX", message::WAIT_MS_MAX),
+        ("HELD_MAX", message::HELD_MAX as u64),
+        ("PERCENT_MAX", u64::from(intake::PERCENT_MAX)),
+        ("NOTE_BYTES_MAX", intake::NOTE_BYTES_MAX as u64),
         ("RESERVE_JOBS_MAX", message::RESERVE_JOBS_MAX as u64),
         ("RELEASE_JOBS_MAX", request::RELEASE_JOBS_MAX as u64),
         ("WORKER_SLOTS_MAX", u64::from(job::WORKER_SLOTS_MAX)),

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use raftq::jobs::job::{OUTPUT_BYTES_MAX, Verdict};
-use raftq::types::{Fence, JobId};
+use raftq::types::{Fence, JobId, QueueName};
 use raftq::worker::clock::Moment;
 use raftq::worker::protocol::{Event, Order, Start, read_frame, write_frame};
 use rustix::process::{Pid, Signal, kill_process};
@@ -21,6 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A lease that outlives every test.
 const LONG: Duration = Duration::from_secs(600);
+
+/// A command that reads nothing, in its first attempt.
+fn plain(fence: u64, argv: Vec<String>) -> Start {
+    let (fence, job, queue) = (Fence(fence), JobId([7; 16]), QueueName::default());
+    Start { fence, job, attempt: 1, timeout_ms: None, argv, queue, stdin: None }
+}
 
 /// A guard, played with by hand as its node would.
 struct Guard {
@@ -91,8 +97,7 @@ impl Guard {
 
     fn start_for(&mut self, fence: u64, argv: &[&str], timeout_ms: Option<u64>) {
         let argv = argv.iter().map(ToString::to_string).collect();
-        let job = JobId([7; 16]);
-        self.order(&Order::Start(Start { fence: Fence(fence), job, attempt: 2, timeout_ms, argv }));
+        self.order(&Order::Start(Start { attempt: 2, timeout_ms, ..plain(fence, argv) }));
     }
 
     fn shell(&mut self, fence: u64, script: &str) {
@@ -613,20 +618,13 @@ fn node_that_does_not_read_still_has_its_commands_ended() {
     let send = |orders: &mut ChildStdin, order: &Order| write_frame(orders, order).unwrap();
     let until_then = Moment::now().after(Duration::from_secs(3));
     send(&mut orders, &Order::Lease { until: until_then });
-    let job = JobId([7; 16]);
     for fence in 1..=20 {
         let argv = ["sh", "-c", "head -c 20000 /dev/zero"].map(String::from).to_vec();
-        send(
-            &mut orders,
-            &Order::Start(Start { fence: Fence(fence), job, attempt: 1, timeout_ms: None, argv }),
-        );
+        send(&mut orders, &Order::Start(plain(fence, argv)));
     }
     let script = format!("echo $$ > '{}'; exec sleep 600", folder.join("pid").display());
     let argv = vec!["sh".into(), "-c".into(), script];
-    send(
-        &mut orders,
-        &Order::Start(Start { fence: Fence(99), job, attempt: 1, timeout_ms: None, argv }),
-    );
+    send(&mut orders, &Order::Start(plain(99, argv)));
     let pid = read_pid(&folder.join("pid"));
     gone(pid);
     assert!(Moment::now() >= until_then);
@@ -649,7 +647,7 @@ fn read_pid(path: &Path) -> Pid {
 #[test]
 fn order_too_large_for_a_frame_is_not_written() {
     let argv = vec!["x".repeat(3 << 20)];
-    let start = Start { fence: Fence(1), job: JobId([7; 16]), attempt: 1, timeout_ms: None, argv };
+    let start = plain(1, argv);
     let error = write_frame(&mut io::sink(), &Order::Start(start)).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }

@@ -12,11 +12,13 @@ use crate::cli::jobs::{CancelArgs, GetArgs, ListArgs, WaitArgs};
 use crate::cli::log::LogArgs;
 use crate::cli::node::NodeArgs;
 use crate::cli::queues::QueueArgs;
+use crate::cli::saying::{ProgressArgs, ResultArgs};
 use crate::cli::show::ShowArgs;
 use crate::cli::sim::SimArgs;
 use crate::cli::submit::SubmitArgs;
 use crate::cli::values::{self, Addresses};
 use crate::cli::watch::WatchArgs;
+use crate::cli::worker::WorkerArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -106,6 +108,12 @@ pub enum Verb {
     Queue(QueueArgs),
     /// List the workers that take jobs.
     Workers,
+    /// Run a worker that starts a command for each payload; drain workers, or keep them quiet.
+    Worker(WorkerArgs),
+    /// Say how far the job is inside of which this is called.
+    Progress(ProgressArgs),
+    /// Print what a completed job left, byte by byte.
+    Result(ResultArgs),
     /// Look at the cluster, or hand leadership over.
     Cluster(ClusterArgs),
     /// Read the replicated log.

@@ -134,6 +134,7 @@ pub fn list(args: &ListArgs, session: &Session, out: &mut Out) -> Outcome {
         Column::Right("ATTEMPT"),
         Column::Left("WORKER"),
         Column::Right("EXIT"),
+        Column::Right("DONE"),
         Column::Left("CREATED"),
     ]);
     let mut is_first = true;
@@ -178,6 +179,7 @@ fn row(job: &JobView) -> Vec<String> {
         job.attempt.to_string(),
         or_nothing(job.worker.as_ref()),
         or_nothing(job.exit_code),
+        or_nothing(job.progress.as_ref().map(|it| format!("{} %", it.percent))),
         moment(job.created_ms),
     ]
 }
@@ -454,6 +456,7 @@ fn describe(job: &JobView, out: &mut Out) -> Result<(), Failure> {
         ("started", job.started_ms.map(moment).unwrap_or_default()),
         ("finished", job.finished_ms.map(moment).unwrap_or_default()),
         ("waits", job.held_ms.map(|at| format!("until {}", moment(at))).unwrap_or_default()),
+        ("progress", show::progress_in_words(job)),
         ("job", show::body_in_words(job)),
     ];
     for (name, value) in fields.into_iter().chain(show::asks_in_words(job)) {

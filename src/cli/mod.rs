@@ -2,7 +2,7 @@
 //!
 //! - [`args`] is the grammar (what clap parses), [`run`] sends each verb to its file.
 //! - Verbs: [`submit`] and [`batch`], with [`asks`] (what a job asks for), [`jobs`] (get, list, wait, cancel),
-//!   [`show`], [`dead`], [`queues`], [`workers`], [`cluster`], [`log`], [`node`], [`sim`], [`mod@bench`],
+//!   [`show`], [`dead`], [`queues`], [`workers`], [`worker`] with [`mod@exec`], [`saying`] (progress, result), [`cluster`], [`log`], [`node`], [`sim`], [`mod@bench`],
 //!   [`bench_jobs`] and [`bench_end`], [`doctor`].
 //! - Shared: [`values`] (durations, sizes, addresses), [`times`] (points in time), [`progress`], [`target`] (which nodes to ask), [`session`]
 //!   (the client library and what its errors mean for a user), [`shape`] (the JSON objects),
@@ -21,6 +21,7 @@ pub mod cluster;
 pub mod dead;
 pub mod deadline;
 pub mod doctor;
+pub mod exec;
 pub mod exit;
 pub mod jobs;
 pub mod log;
@@ -29,6 +30,7 @@ pub mod out;
 pub mod progress;
 pub mod queues;
 pub mod run;
+pub mod saying;
 pub mod session;
 pub mod shape;
 pub mod show;
@@ -38,4 +40,5 @@ pub mod target;
 pub mod times;
 pub mod values;
 pub mod watch;
+pub mod worker;
 pub mod workers;

@@ -14,7 +14,8 @@ use crate::cli::out::Out;
 use crate::cli::session::Session;
 use crate::cli::target::Target;
 use crate::cli::{
-    bench, cluster, dead, doctor, jobs, log, node, queues, show, sim, submit, watch, workers,
+    bench, cluster, dead, doctor, jobs, log, node, queues, saying, show, sim, submit, watch,
+    worker, workers,
 };
 use crate::worker::guard;
 
@@ -25,7 +26,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return ExitCode::from(misread(&error).code()),
     };
     let code = match &cli.verb {
-        Verb::Guard => guard::guard_main(),
+        Verb::Guard => guard::guard_main(cli.global.addrs.as_ref().map(|it| it.0.join(","))),
         Verb::Node(args) => {
             start_logging("info");
             node::run(args.clone()).unwrap_or_else(|failure| end(&failure))
@@ -51,10 +52,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         | Verb::Dead(_)
         | Verb::Queue(_)
         | Verb::Workers
+        | Verb::Worker(_)
+        | Verb::Progress(_)
+        | Verb::Result(_)
         | Verb::Cluster(_)
         | Verb::Log(_)
         | Verb::Doctor(_) => {
-            start_logging("off");
+            // A worker that runs goes on for long: what troubles it is said meanwhile.
+            let is_worker = matches!(&cli.verb, Verb::Worker(args) if args.verb.is_none());
+            start_logging(if is_worker { "warn" } else { "off" });
             match ask(&cli) {
                 Ok(exit) => i32::from(exit.code()),
                 // Who closes the pipe of `raftq list | head -1` has what it wanted.
@@ -82,10 +88,13 @@ fn is_shown(verb: &Verb) -> bool {
         Verb::Cluster(args) => args.is_shown(),
         Verb::Dead(args) => args.is_shown(),
         Verb::Queue(args) => args.is_shown(),
+        Verb::Worker(args) => args.is_shown(),
         Verb::Node(_)
         | Verb::Submit(_)
         | Verb::Wait(_)
         | Verb::Cancel(_)
+        | Verb::Progress(_)
+        | Verb::Result(_)
         | Verb::Sim(_)
         | Verb::Bench(_)
         | Verb::Guard => false,
@@ -140,6 +149,9 @@ fn ask(cli: &Cli) -> Result<Exit, Failure> {
         Verb::Dead(args) => dead::run(args, &session, &mut out),
         Verb::Queue(args) => queues::run(args, &session, &mut out),
         Verb::Workers => workers::run(&session, &mut out),
+        Verb::Worker(args) => worker::run(args, &session, &mut out),
+        Verb::Progress(args) => saying::progress(args, &session),
+        Verb::Result(args) => saying::result(args, &session, &mut out),
         Verb::Cluster(args) => cluster::run(args, &session, &mut out),
         Verb::Log(args) => log::run(args, &session, &mut out),
         Verb::Node(_) | Verb::Sim(_) | Verb::Bench(_) | Verb::Doctor(_) | Verb::Guard => {

@@ -11,10 +11,11 @@ use crate::client::client::CallOptions;
 use crate::client::error::Error;
 use crate::client::watch::From;
 use crate::jobs::change::Event;
+use crate::jobs::intake::{Intake, ProgressReport};
 use crate::jobs::job::{JobView, NewJob, Status};
 use crate::jobs::rules::QueueChange;
 use crate::node::clock;
-use crate::types::{Index, JobId, NodeId, QueueName};
+use crate::types::{Index, JobId, NodeId, QueueName, WorkerId};
 use crate::wire::message::{
     ClusterStatus, Filter, LogLine, QueueChanged, QueueView, Refusal, Reply, Request, Submitted,
     WorkerView,
@@ -190,6 +191,28 @@ impl Session {
         self.told(self.client.change_queue(queue.clone(), change), Effect::Writes)
     }
 
+    /// Decides whether a worker is given jobs, and returns how many it runs.
+    ///
+    /// # Errors
+    /// A [`Failure`], `NotFound` among them.
+    pub fn change_worker(&self, worker: &WorkerId, intake: Intake) -> Result<u32, Failure> {
+        self.told(self.client.change_worker(worker.clone(), intake), Effect::Writes)
+    }
+
+    /// Says how far a job is.
+    ///
+    /// # Errors
+    /// A [`Failure`]; `Exit::Failure` if the job was taken away.
+    pub fn report_progress(&self, report: ProgressReport) -> Result<(), Failure> {
+        self.told(self.client.report_progress(report), Effect::Writes)
+    }
+
+    /// Returns the client, for what goes on beside other things.
+    #[must_use]
+    pub fn async_client(&self) -> &crate::client::client::Client {
+        self.client.as_async()
+    }
+
     /// Asks for the queues that have jobs or rules, in order of name.
     ///
     /// # Errors
@@ -287,7 +310,8 @@ fn refused(refusal: &Refusal, effect: Effect) -> Failure {
 }
 
 /// Says what an error of the client library means for a user.
-fn failure_of(error: &Error, effect: Effect, target: &Target) -> Failure {
+#[must_use]
+pub fn failure_of(error: &Error, effect: Effect, target: &Target) -> Failure {
     let asked = target.describe();
     match error {
         Error::Refused { refusal, .. } => refused(refusal, effect),

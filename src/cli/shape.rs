@@ -4,6 +4,7 @@ use serde::{Serialize, Serializer};
 
 use crate::cli::exit::Failure;
 use crate::cli::show::{Event, timeline};
+use crate::jobs::intake::Progress;
 use crate::jobs::job::{JobView, Serves};
 use crate::jobs::options::{Options, Tags};
 use crate::jobs::rules::Rate;
@@ -53,6 +54,8 @@ pub struct JobShape {
     #[serde(skip_serializing_if = "Option::is_none")]
     unique: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<ProgressShape>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     timeline: Option<Vec<Event>>,
 }
 
@@ -91,8 +94,24 @@ impl From<&JobView> for JobShape {
             ttl_ms: options.ttl_ms.map(Number),
             held_ms: job.held_ms.map(|at| Number(at.0)),
             unique: options.unique.as_ref().map(ToString::to_string),
+            progress: job.progress.as_ref().map(ProgressShape::from),
             timeline: None,
         }
+    }
+}
+
+/// What a job has said of itself, in [`JobShape`].
+#[derive(Clone, Debug, Serialize)]
+pub struct ProgressShape {
+    percent: u8,
+    note: String,
+    at_ms: Number,
+}
+
+impl From<&Progress> for ProgressShape {
+    fn from(progress: &Progress) -> Self {
+        let Progress { percent, note, at_ms } = progress;
+        Self { percent: *percent, note: note.clone(), at_ms: Number(at_ms.0) }
     }
 }
 
@@ -221,6 +240,7 @@ impl From<&QueueView> for QueueShape {
 pub struct WorkerShape {
     id: String,
     state: String,
+    intake: &'static str,
     slots: u32,
     running: u32,
     serves: &'static str,
@@ -241,6 +261,7 @@ impl From<&WorkerView> for WorkerShape {
         Self {
             id: worker.id.to_string(),
             state: worker.state.clone(),
+            intake: worker.intake.as_str(),
             slots: worker.slots,
             running: worker.running,
             serves,

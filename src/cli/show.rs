@@ -10,6 +10,7 @@ use crate::cli::shape::{JobShape, Number};
 use crate::cli::submit::quote;
 use crate::cli::times::took;
 use crate::cli::workers::in_a_row;
+use crate::jobs::intake::Progress;
 use crate::jobs::job::{AttemptView, Body, JobView, Status};
 use crate::jobs::options::{Options, PRIORITY_DEFAULT};
 use crate::jobs::rules::in_words as span_in_words;
@@ -95,6 +96,7 @@ pub fn show(job: &JobView, session: &Session, out: &mut Out) -> Outcome {
         ("id", job.id.to_string()),
         ("queue", job.queue.to_string()),
         ("status", job.status.as_str().into()),
+        ("progress", progress_in_words(job)),
         ("job", body_in_words(job)),
     ];
     for (name, value) in fields.into_iter().chain(asks_in_words(job)) {
@@ -107,6 +109,13 @@ pub fn show(job: &JobView, session: &Session, out: &mut Out) -> Outcome {
         out.line(&format!("{at:<24}  {}", plain(&what)))?;
     }
     out.flush().map(|()| Exit::Ok)
+}
+
+/// Says how far a job said that it is, and when; nothing if it did not.
+#[must_use]
+pub fn progress_in_words(job: &JobView) -> String {
+    let said = |it: &Progress| format!("{} (at {})", it.in_words(), moment(it.at_ms));
+    job.progress.as_ref().map(said).unwrap_or_default()
 }
 
 /// Says in a line what a job is; nothing where that is not known.

@@ -48,7 +48,7 @@ pub fn run(session: &Session, out: &mut Out) -> Outcome {
         };
         table.row(vec![
             worker.id.to_string(),
-            worker.state.clone(),
+            worker.intake.beside(&worker.state),
             worker.running.to_string(),
             worker.slots.to_string(),
             serves,

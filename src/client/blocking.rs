@@ -4,6 +4,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use async_std::task;
+use bytes::Bytes;
+use futures::future::{Either, select};
 
 use crate::client::client;
 use crate::client::duty::StopReport;
@@ -12,9 +14,10 @@ use crate::client::job::Job;
 use crate::client::watch;
 use crate::client::worker::Worker;
 use crate::jobs::change::{Event, Position};
+use crate::jobs::intake::{Intake, ProgressReport};
 use crate::jobs::job::{JobView, Status};
 use crate::jobs::rules::QueueChange;
-use crate::types::{Index, JobId, NodeId, QueueName};
+use crate::types::{Index, JobId, NodeId, QueueName, WorkerId};
 use crate::wire::message::{
     ClusterStatus, Filter, LogLine, QueueChanged, QueueView, Refusal, Reply, Request, Submitted,
     WorkerView,
@@ -168,6 +171,30 @@ impl Client {
         task::block_on(self.inner.change_queue(queue, change))
     }
 
+    /// See [`client::Client::change_worker`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn change_worker(&self, worker: WorkerId, intake: Intake) -> Result<u32, Error> {
+        task::block_on(self.inner.change_worker(worker, intake))
+    }
+
+    /// See [`client::Client::report_progress`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn report_progress(&self, report: ProgressReport) -> Result<(), Error> {
+        task::block_on(self.inner.report_progress(report))
+    }
+
+    /// See [`client::Client::result`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn result(&self, id: JobId) -> Result<Bytes, Error> {
+        task::block_on(self.inner.result(id))
+    }
+
     /// See [`client::Client::queues`].
     ///
     /// # Errors
@@ -268,6 +295,23 @@ impl Watcher {
     #[expect(clippy::should_implement_trait, reason = "it never ends, and may fail and go on")]
     pub fn next(&mut self) -> Result<Vec<Event>, Error> {
         task::block_on(self.inner.next())
+    }
+}
+
+/// Runs a worker as [`run_worker`] does, unless `at_once` is ready before it has ended: then it is dropped, which
+/// tells nobody, and what `at_once` gave is the error.
+///
+/// # Errors
+/// As said.
+pub fn run_worker_or<T>(
+    worker: Worker,
+    shutdown: impl Future<Output = ()>,
+    at_once: impl Future<Output = T>,
+) -> Result<Result<StopReport, Error>, T> {
+    let working = Box::pin(worker.run_until(shutdown));
+    match task::block_on(select(working, Box::pin(at_once))) {
+        Either::Left((ended, _)) => Ok(ended),
+        Either::Right((why, _)) => Err(why),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::join_all;
 
 use crate::client::clock;
@@ -14,12 +15,13 @@ use crate::client::in_flight::Lost;
 use crate::client::job::Job;
 use crate::client::moment::Moment;
 use crate::client::pool::Pool;
+use crate::jobs::intake::{Intake, ProgressReport};
 use crate::jobs::job::{JobView, Status};
 use crate::jobs::rules::QueueChange;
-use crate::types::{Index, JobId, NodeId, QueueName};
+use crate::types::{Index, JobId, NodeId, QueueName, WorkerId};
 use crate::wire::message::{
-    ClusterStatus, Filter, LogLine, QueueChanged, QueueFilter, QueueView, Refusal, Reply, Request,
-    Submitted, WAIT_JOBS_MAX, WAIT_MS_MAX, WorkerView,
+    ClusterStatus, Code, Filter, LogLine, QueueChanged, QueueFilter, QueueView, Refusal, Reply,
+    Request, Submitted, WAIT_JOBS_MAX, WAIT_MS_MAX, WorkerView,
 };
 
 /// How long making a connection may take, handshake and all, unless told otherwise.
@@ -316,6 +318,54 @@ impl Client {
             return Err(misplaced());
         };
         Ok(changed)
+    }
+
+    /// Decides whether a worker is given new jobs, and returns how many it runs. It hears of it with its next
+    /// heartbeat, within about a second; the leader gives it no more jobs at once.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `NOT_FOUND` if there is no worker of this name, and with `FAILED_PRECONDITION` if
+    /// one that does not run was to be drained. The same decision made twice is the same as made once.
+    pub async fn change_worker(&self, worker: WorkerId, intake: Intake) -> Result<u32, Error> {
+        let request = Request::ChangeWorker { worker, intake };
+        let Reply::WorkerChanged { running } = self.ask(request).await? else {
+            return Err(misplaced());
+        };
+        Ok(running)
+    }
+
+    /// Says how far a job is, on behalf of the attempt that runs it. Handlers of a worker say it with
+    /// [`Context::progress`](crate::client::context::Context::progress).
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `STALE_FENCE` if the job was taken away from that attempt, or has ended.
+    pub async fn report_progress(&self, report: ProgressReport) -> Result<(), Error> {
+        let Reply::ProgressNoted = self.ask(Request::ReportProgress(report)).await? else {
+            return Err(misplaced());
+        };
+        Ok(())
+    }
+
+    /// Returns the result of a job that has completed: what its worker's handler returned, or the last bytes that
+    /// its command printed.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `NOT_FOUND` if there is no such job (any more), and with `FAILED_PRECONDITION` if it
+    /// has not ended or has no result, for it failed or was cancelled: [`Client::wait`] waits and tells which.
+    pub async fn result(&self, id: JobId) -> Result<Bytes, Error> {
+        let job = self.get(id).await?;
+        let text = match (job.status, &job.error) {
+            (Status::Completed, _) => return Ok(job.output),
+            (Status::Pending | Status::Running, _) => {
+                format!("job {id} has no result yet: it is {}", job.status.as_str())
+            }
+            (Status::Failed | Status::Cancelled, error) => {
+                let why = error.as_deref().unwrap_or("nobody knows why");
+                format!("job {id} has no result: it is {}: {why}", job.status.as_str())
+            }
+        };
+        let refusal = Box::new(Refusal::new(Code::FailedPrecondition, text));
+        Err(Error::Refused { refusal, story: Box::<Story>::default() })
     }
 
     /// Asks for every queue that has jobs or rules, in order of name.

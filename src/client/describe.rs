@@ -19,6 +19,8 @@ pub(crate) fn needs_leader(request: &Request) -> bool {
         | Request::RetryJobs { .. }
         | Request::PurgeJobs { .. }
         | Request::ChangeQueue { .. }
+        | Request::ChangeWorker { .. }
+        | Request::ReportProgress(_)
         | Request::TransferLeadership { .. } => true,
         Request::GetClusterStatus { local } => !local,
         Request::Ping
@@ -60,6 +62,8 @@ pub(crate) fn wait_ms(request: &Request) -> Option<u64> {
         | Request::RetryJobs { .. }
         | Request::PurgeJobs { .. }
         | Request::ChangeQueue { .. }
+        | Request::ChangeWorker { .. }
+        | Request::ReportProgress(_)
         | Request::ListQueues(_)
         | Request::ListWorkers
         | Request::GetClusterStatus { .. }
@@ -81,6 +85,8 @@ pub(crate) fn expects(request: &Request, reply: &Reply) -> bool {
         | (Request::ListWorkers, Reply::Workers(_))
         | (Request::ListQueues(_), Reply::Queues { .. })
         | (Request::ChangeQueue { .. }, Reply::QueueChanged(_))
+        | (Request::ChangeWorker { .. }, Reply::WorkerChanged { .. })
+        | (Request::ReportProgress(_), Reply::ProgressNoted)
         | (Request::GetClusterStatus { .. }, Reply::ClusterStatus(_))
         | (Request::ListLog { .. }, Reply::Log(_))
         | (Request::Watch(_), Reply::Watched(_))
@@ -118,6 +124,8 @@ pub(crate) fn expects(request: &Request, reply: &Reply) -> bool {
             | Request::RetryJobs { .. }
             | Request::PurgeJobs { .. }
             | Request::ChangeQueue { .. }
+            | Request::ChangeWorker { .. }
+            | Request::ReportProgress(_)
             | Request::ListQueues(_)
             | Request::ListWorkers
             | Request::GetClusterStatus { .. }
@@ -146,6 +154,7 @@ pub(crate) fn ids(request: &Request) -> Vec<JobId> {
         | Request::RetryJobs { ids }
         | Request::PurgeJobs { ids } => ids.clone(),
         Request::UpdateJobStatus(update) => vec![update.job],
+        Request::ReportProgress(report) => vec![report.job],
         Request::BatchUpdateJobStatus(updates) => updates.iter().map(|update| update.job).collect(),
         Request::ReleaseJobs(release) => release.jobs.iter().map(|(id, _)| *id).collect(),
         Request::Ping
@@ -156,6 +165,7 @@ pub(crate) fn ids(request: &Request) -> Vec<JobId> {
         | Request::ListWorkers
         | Request::ListQueues(_)
         | Request::ChangeQueue { .. }
+        | Request::ChangeWorker { .. }
         | Request::GetClusterStatus { .. }
         | Request::ListLog { .. }
         | Request::Watch(_)
@@ -175,6 +185,8 @@ pub(crate) fn describe(request: &Request) -> String {
         Request::RetryJobs { .. } => of_jobs("try again"),
         Request::PurgeJobs { .. } => of_jobs("forget"),
         Request::ChangeQueue { queue, .. } => format!("change the rules of queue {queue}"),
+        Request::ChangeWorker { worker, .. } => format!("decide about worker {worker}"),
+        Request::ReportProgress(_) => of_jobs("note the progress of"),
         Request::ListQueues(_) => "list queues".into(),
         Request::UpdateJobStatus(_) | Request::BatchUpdateJobStatus(_) => {
             of_jobs("report the end of")

@@ -7,15 +7,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use bytes::Bytes;
-
-use crate::client::clock;
+use crate::client::context::Abandoned;
+use crate::client::duty::notes::Notes;
 use crate::client::error::Error;
 use crate::client::moment::Moment;
-use crate::jobs::command::{Registration, Release, StatusUpdate};
+use crate::jobs::command::{Registration, StatusUpdate};
 use crate::jobs::job::{Assignment, Serves, Verdict};
 use crate::jobs::options::Tags;
-use crate::jobs::rules::in_words;
 use crate::types::{Fence, Incarnation, JobId, QueueName, WorkerId};
 use crate::wire::message::{BATCH_UPDATES_MAX, Code, RESERVE_JOBS_MAX, Refusal, Reply, Request};
 use crate::wire::request::{BATCH_BYTES_MAX, update_bytes_max};
@@ -70,6 +68,7 @@ pub(crate) enum Ask {
     Reserve { incarnation: Incarnation },
     Report,
     Release,
+    Progress { fence: Fence },
 }
 
 /// What the driver does.
@@ -80,7 +79,7 @@ pub(crate) enum Order {
     /// Run the handler for this, and tell `Duty::ended`.
     Start(Assignment),
     /// End the handler of this attempt; what it returns does not count any more.
-    Abandon(Fence),
+    Abandon(Fence, Abandoned),
 }
 
 /// Why a worker stopped.
@@ -89,6 +88,11 @@ pub(crate) enum Order {
 pub enum StopReason {
     /// It was asked to.
     Asked,
+    /// It was drained, and had nothing left to run.
+    Drained,
+    /// Another worker of the same name has begun after it: the cluster knows one at a time, the newest, and gave
+    /// the jobs of this one to others. Names of workers that run at the same time must differ.
+    Superseded,
     /// The cluster does not take it: its registration cannot be right.
     Refused(Error),
 }
@@ -101,7 +105,8 @@ pub struct StopReport {
     pub reason: StopReason,
     /// Attempts it ended and whose end was recorded.
     pub finished: u64,
-    /// Attempts it gave up or gave back: for want of a leader, or because the grace was over.
+    /// Attempts it gave up or gave back: for want of a leader, because the grace was over, or because the job was
+    /// cancelled or taken away.
     pub abandoned: u64,
 }
 
@@ -184,6 +189,16 @@ pub(crate) struct Duty {
     reported: Vec<StatusUpdate>,
     /// When the grace is over.
     stop_at: Option<Moment>,
+    /// Whether its users want it to end once nothing runs.
+    drains: bool,
+    /// Why it stops, once it does.
+    stop_reason: StopReason,
+    /// Whether a start of this process was registered, ever.
+    has_lived: bool,
+    /// The last job that a heartbeat named.
+    held_to: Fence,
+    /// What the jobs that run have said of themselves.
+    notes: Notes,
     /// What is given back.
     released: Vec<(JobId, Fence)>,
     ends: Option<StopReason>,
@@ -230,6 +245,11 @@ impl Duty {
             outbox: VecDeque::new(),
             reported: Vec::new(),
             stop_at: None,
+            drains: false,
+            stop_reason: StopReason::Asked,
+            has_lived: false,
+            held_to: Fence(0),
+            notes: Notes::default(),
             released: Vec::new(),
             ends: None,
             finished: 0,
@@ -246,6 +266,9 @@ impl Duty {
 
     /// Decides what to do now.
     pub(crate) fn step(&mut self, now: Moment) -> Vec<Order> {
+        if self.ends.is_some() {
+            return std::mem::take(&mut self.orders);
+        }
         // First of all: a worker that was frozen must not begin or count anything before it looks.
         if self.lease_matters() && now >= self.lease_end() {
             log::warn!(
@@ -262,7 +285,12 @@ impl Duty {
             self.running.insert(assignment.fence, Running { job: assignment.id, times_out });
             self.orders.push(Order::Start(assignment));
         }
+        self.tell_progress(now);
         self.report(now);
+        if self.drains && self.is_idle() {
+            self.stop_reason = StopReason::Drained;
+            self.stop(now);
+        }
         match self.stop_at {
             Some(stop_at) => self.leave(stop_at, now),
             None if self.is_registered => self.reserve(now),
@@ -291,18 +319,8 @@ impl Duty {
         };
         let leave_end = self.stop_at.map(|stop_at| stop_at.after(LEAVE_TIME));
         let timeout = self.running.values().filter_map(|it| it.times_out).map(|(at, _)| at).min();
-        let all = [lease_end, beat, report, lane, leave_end, timeout];
+        let all = [lease_end, beat, report, lane, leave_end, timeout, self.notes.wake_at()];
         all.into_iter().flatten().min().unwrap_or(Moment(u64::MAX))
-    }
-
-    /// Begins to stop: no more jobs, and those that run have the grace to end.
-    pub(crate) fn stop(&mut self, now: Moment) {
-        if self.stop_at.is_none() {
-            self.stop_at = Some(now.after(self.grace));
-            // The leader hears at once that it is to assign nothing more.
-            self.heartbeat_due = self.heartbeat_due.min(now);
-            self.starts.clear();
-        }
     }
 
     /// Returns how it ended, once it has.
@@ -311,30 +329,13 @@ impl Duty {
         Some(StopReport { reason, finished: self.finished, abandoned: self.abandoned })
     }
 
-    /// Ends the handlers that have taken as long as their jobs allow.
-    fn time_out(&mut self, now: Moment) {
-        let is_due = |it: &Running| it.times_out.is_some_and(|(at, _)| at <= now);
-        let due = self.running.iter().filter(|(_, running)| is_due(running));
-        let due: Vec<(Fence, Running)> = due.map(|(fence, running)| (*fence, *running)).collect();
-        for (fence, running) in due {
-            let (_, timeout) = running.times_out.unwrap_or((now, Duration::ZERO));
-            self.orders.push(Order::Abandon(fence));
-            let error = format!("timed out after {}", in_words(clock::whole_ms(timeout)));
-            let verdict = Verdict {
-                completed: false,
-                exit_code: None,
-                output: Bytes::new(),
-                output_cut: false,
-                error: Some(error),
-            };
-            self.ended(fence, verdict, now);
-        }
-    }
-
     /// Hears that a handler ended.
     pub(crate) fn ended(&mut self, fence: Fence, verdict: Verdict, now: Moment) {
         // One that was abandoned is another worker's by now.
         if let Some(Running { job, .. }) = self.running.remove(&fence) {
+            if let Some(report) = self.notes.last_word(fence, now) {
+                self.call_progress(report);
+            }
             self.outbox.push_back(StatusUpdate { job, fence, verdict });
             if self.reporting.failures == 0 {
                 self.reporting.due = self.reporting.due.min(now);
@@ -362,8 +363,9 @@ impl Duty {
                 }
             }
             Ask::Report => self.updated(answer, now),
+            Ask::Progress { fence } => self.noted(fence, answer, now),
             Ask::Release => match answer {
-                Ok(_) => self.ends = Some(StopReason::Asked),
+                Ok(_) => self.ends = Some(self.stop_reason.clone()),
                 Err(error) => {
                     log::debug!("worker {}: {error}", self.worker);
                     self.releasing.failed(now, &mut self.dice);
@@ -374,6 +376,11 @@ impl Duty {
 
     fn lease_end(&self) -> Moment {
         self.heard_from.after(self.timing.lease)
+    }
+
+    /// Returns until when jobs may run, unless that is over.
+    pub(crate) fn lease(&self) -> Option<Moment> {
+        self.lease_matters().then(|| self.lease_end())
     }
 
     /// Once it says goodbye it has nothing that a lease could end.
@@ -420,6 +427,7 @@ impl Duty {
             Ok(_) => {
                 log::debug!("worker {} is registered", self.worker);
                 self.is_registered = true;
+                self.has_lived = true;
                 self.registering = Lane::default();
                 self.reserving = Lane::due_at(now);
                 self.heard_from = sent;
@@ -450,16 +458,20 @@ impl Duty {
         let request = Request::Heartbeat {
             worker: self.worker.clone(),
             incarnation: self.incarnation,
-            draining: self.stop_at.is_some(),
+            draining: self.stop_at.is_some() || self.drains,
+            held: self.held(),
         };
         self.call(ask, request, self.timing.lease);
     }
 
     fn acknowledged(&mut self, sent: Moment, answer: Result<Reply, Error>, now: Moment) {
         match answer {
-            Ok(_) => {
+            Ok(reply) => {
                 self.heard_from = self.heard_from.max(sent);
                 self.short_lives = 0;
+                if let Reply::HeartbeatAck { intake, withdrawn, .. } = reply {
+                    self.heed(intake, &withdrawn);
+                }
             }
             Err(error) if is_over(&error) => {
                 self.superseded(now, error.refusal().and_then(|no| no.incarnation));
@@ -470,9 +482,17 @@ impl Duty {
 
     /// This start is over: it was judged lost, or another process registers under the same name.
     fn superseded(&mut self, now: Moment, named: Option<Incarnation>) {
+        // Of two that live, the one that began first is told of a start above its own, which it did not draw. It
+        // ends: if it drew a higher one in its turn, the two would take the jobs from each other for ever.
+        if self.has_lived && named.is_some_and(|named| named > self.incarnation) {
+            log::error!("worker {}: another worker of this name has begun after it", self.worker);
+            self.abandon_all();
+            self.ends = Some(StopReason::Superseded);
+            return;
+        }
         log::warn!(
             "worker {}: the cluster says that this start of it is over; its jobs are ended and it registers \
-             anew. Is there another worker of this name?",
+             anew",
             self.worker
         );
         let pause = PAUSE_MIN.saturating_mul(1 << self.short_lives.min(10)).min(PAUSE_MAX);
@@ -503,8 +523,9 @@ impl Duty {
         for (fence, Running { job, .. }) in std::mem::take(&mut self.running) {
             self.abandoned += 1;
             self.released.push((job, fence));
-            self.orders.push(Order::Abandon(fence));
+            self.orders.push(Order::Abandon(fence, Abandoned::TakenAway));
         }
+        self.notes.clear();
     }
 
     fn reserve(&mut self, now: Moment) {
@@ -600,43 +621,6 @@ impl Duty {
             );
         }
     }
-
-    /// Lets what runs end, gives the rest back, and says goodbye.
-    fn leave(&mut self, stop_at: Moment, now: Moment) {
-        if now >= stop_at {
-            self.abandon_all();
-        }
-        let leave_end = stop_at.after(LEAVE_TIME);
-        if now >= leave_end {
-            self.ends = Some(StopReason::Asked);
-            return;
-        }
-        if !self.running.is_empty() || self.reports_wait() {
-            return;
-        }
-        // What the leader may have heard of has to be answered before it can be told of the end, too.
-        if self.registration_is_open() {
-            return self.register(now);
-        }
-        let leaver = if self.is_registered { Some(self.incarnation) } else { self.gave_up };
-        let Some(incarnation) = leaver else {
-            self.ends = Some(StopReason::Asked);
-            return;
-        };
-        if self.releasing.begin(now) {
-            let release = Release {
-                worker: self.worker.clone(),
-                incarnation,
-                jobs: self.released.clone(),
-                leaving: true,
-            };
-            self.call(
-                Ask::Release,
-                Request::ReleaseJobs(release),
-                CALL_TIME.min(leave_end.since(now)),
-            );
-        }
-    }
 }
 
 /// Tells whether the cluster says that this start of the worker is over.
@@ -644,5 +628,8 @@ fn is_over(error: &Error) -> bool {
     error.refusal().is_some_and(|refusal| refusal.code == Code::FailedPrecondition)
 }
 
+mod leaving;
+mod notes;
+mod sayings;
 #[cfg(test)]
 mod tests;

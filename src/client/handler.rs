@@ -6,76 +6,19 @@ use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_std::task;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use crate::client::context::Context;
 use crate::jobs::job::{Assignment, Body, ERROR_BYTES_MAX, OUTPUT_BYTES_MAX, Verdict};
-use crate::types::{Fence, JobId, QueueName};
+use crate::types::QueueName;
 use crate::wire::refusal::cut;
 
-/// What a handler is told about the attempt it runs.
-#[derive(Clone, Debug)]
-pub struct Context {
-    id: JobId,
-    queue: QueueName,
-    attempt: u32,
-    fence: Fence,
-    abandoned: Arc<AtomicBool>,
-}
-
-impl Context {
-    pub(crate) fn new(assignment: &Assignment, abandoned: Arc<AtomicBool>) -> Self {
-        Self {
-            id: assignment.id,
-            queue: assignment.queue.clone(),
-            attempt: assignment.attempt,
-            fence: assignment.fence,
-            abandoned,
-        }
-    }
-
-    /// Returns the job's id.
-    #[must_use]
-    pub fn id(&self) -> JobId {
-        self.id
-    }
-
-    /// Returns the job's queue.
-    #[must_use]
-    pub fn queue(&self) -> &QueueName {
-        &self.queue
-    }
-
-    /// Returns which attempt this is, from 1 on: above 1, a former worker was lost with the job.
-    #[must_use]
-    pub fn attempt(&self) -> u32 {
-        self.attempt
-    }
-
-    /// Returns the token of the attempt, higher than that of every former one. Hand it to whatever the job
-    /// writes to, so that it can refuse a lower one than it has seen.
-    #[must_use]
-    pub fn fence(&self) -> Fence {
-        self.fence
-    }
-
-    /// Tells whether the job is another worker's by now and this result will not count. Async handlers
-    /// are dropped then; a blocking one should look here from time to time, and return.
-    #[must_use]
-    pub fn is_abandoned(&self) -> bool {
-        self.abandoned.load(Ordering::Acquire)
-    }
-}
-
-/// What every handler comes down to: the last bytes of output, or why it failed.
-pub(crate) type Handled = Result<Bytes, String>;
-
-/// A handler of any kind.
-pub(crate) type Handler = Arc<dyn Fn(Context, Bytes) -> BoxFuture<'static, Handled> + Send + Sync>;
+/// A handler of any kind: what it comes to is how its attempt ended.
+pub(crate) type Handler = Arc<dyn Fn(Context, Bytes) -> BoxFuture<'static, Verdict> + Send + Sync>;
 
 /// One handler for each queue.
 pub(crate) type Handlers = BTreeMap<QueueName, Handler>;
@@ -94,12 +37,12 @@ where
             Ok(future) => AssertUnwindSafe(future)
                 .catch_unwind()
                 .map(|result| match result {
-                    Ok(Ok(output)) => Ok(output.into()),
-                    Ok(Err(error)) => Err(error.to_string()),
-                    Err(panic) => Err(panic_text(panic.as_ref())),
+                    Ok(Ok(output)) => verdict(Ok(output.into())),
+                    Ok(Err(error)) => verdict(Err(error.to_string())),
+                    Err(panic) => verdict(Err(panic_text(panic.as_ref()))),
                 })
                 .boxed(),
-            Err(panic) => futures::future::ready(Err(panic_text(panic.as_ref()))).boxed(),
+            Err(panic) => futures::future::ready(verdict(Err(panic_text(panic.as_ref())))).boxed(),
         }
     })
 }
@@ -116,9 +59,9 @@ where
         let handler = Arc::clone(&handler);
         task::spawn_blocking(move || {
             match catch_unwind(AssertUnwindSafe(|| handler(context, payload))) {
-                Ok(Ok(output)) => Ok(output.into()),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(panic) => Err(panic_text(panic.as_ref())),
+                Ok(Ok(output)) => verdict(Ok(output.into())),
+                Ok(Err(error)) => verdict(Err(error.to_string())),
+                Err(panic) => verdict(Err(panic_text(panic.as_ref()))),
             }
         })
         .boxed()
@@ -130,27 +73,31 @@ pub(crate) fn run(
     handlers: &Handlers,
     context: Context,
     assignment: Assignment,
-) -> BoxFuture<'static, Handled> {
+) -> BoxFuture<'static, Verdict> {
     let why = match (handlers.get(&assignment.queue), assignment.body) {
         (Some(handler), Body::Payload(payload)) => return handler(context, payload),
         (Some(_), Body::Command(_)) => "this worker runs no commands".into(),
         (None, _) => format!("this worker has no handler for the queue {}", assignment.queue),
     };
-    futures::future::ready(Err(why)).boxed()
+    futures::future::ready(verdict(Err(why))).boxed()
 }
 
-/// Makes what a handler returned a report within its bounds: the end of the output, the start of the error.
-pub(crate) fn verdict(handled: Handled) -> Verdict {
-    let (completed, mut output, error) = match handled {
+/// Makes what a handler returned a report within its bounds: its output is the job's result, all of it. One that is
+/// too long fails the attempt, for half a result is worse than none; of an error the start is kept.
+fn verdict(handled: Result<Bytes, String>) -> Verdict {
+    let (completed, output, error) = match handled {
+        Ok(output) if output.len() > OUTPUT_BYTES_MAX => {
+            let error = format!(
+                "the result has {} bytes, and a job keeps {OUTPUT_BYTES_MAX} at most: store it elsewhere and \
+                 return where it is",
+                output.len()
+            );
+            (false, Bytes::new(), Some(error))
+        }
         Ok(output) => (true, output, None),
         Err(error) => (false, Bytes::new(), Some(cut(&error, ERROR_BYTES_MAX).to_owned())),
     };
-    let dropped = output.len().saturating_sub(OUTPUT_BYTES_MAX);
-    if dropped > 0 {
-        // A copy, or the whole output would stay in memory until the report is answered.
-        output = Bytes::copy_from_slice(&output.split_off(dropped));
-    }
-    Verdict { completed, exit_code: None, output, output_cut: dropped > 0, error }
+    Verdict { completed, exit_code: None, output, output_cut: false, error }
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {
@@ -164,6 +111,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::{Fence, JobId};
 
     fn assignment(body: Body) -> Assignment {
         let queue = QueueName::new("mail").unwrap();
@@ -180,8 +128,8 @@ mod tests {
     fn handle(handler: Handler, body: Body) -> Verdict {
         let handlers = Handlers::from([(QueueName::new("mail").unwrap(), handler)]);
         let assignment = assignment(body);
-        let context = Context::new(&assignment, Arc::default());
-        verdict(task::block_on(run(&handlers, context, assignment)))
+        let (context, _hold) = Context::new(&assignment, futures::channel::mpsc::channel(1).0);
+        task::block_on(run(&handlers, context, assignment))
     }
 
     #[test]
@@ -205,15 +153,15 @@ mod tests {
     }
 
     #[test]
-    fn output_too_long_keeps_its_end_and_an_error_its_start() {
-        let long = of_async(|_, payload: Bytes| async move {
-            let mut output = vec![b'a'; OUTPUT_BYTES_MAX];
-            output.extend_from_slice(&payload);
-            Ok::<_, String>(output)
-        });
-        let verdict = handle(long, Body::Payload(Bytes::from_static(b"end")));
-        assert!(verdict.completed && verdict.output_cut && verdict.output.ends_with(b"end"));
-        assert_eq!(verdict.output.len(), OUTPUT_BYTES_MAX);
+    fn result_too_long_fails_its_attempt_and_an_error_keeps_its_start() {
+        let echo = of_async(|_, payload: Bytes| async move { Ok::<_, String>(payload) });
+        let result = |bytes| Body::Payload(Bytes::from(vec![b'a'; bytes]));
+        let whole = handle(Arc::clone(&echo), result(OUTPUT_BYTES_MAX));
+        assert!(whole.completed && !whole.output_cut && whole.output.len() == OUTPUT_BYTES_MAX);
+        let long = handle(echo, result(OUTPUT_BYTES_MAX + 1));
+        assert!(!long.completed && long.output.is_empty());
+        let error = long.error.unwrap();
+        assert!(error.starts_with("the result has 16385 bytes"), "{error}");
         let wrong = of_blocking(|_, _| Err::<Bytes, _>("é".repeat(ERROR_BYTES_MAX)));
         let error = handle(wrong, Body::Payload(Bytes::new())).error.unwrap();
         assert_eq!(error.len(), ERROR_BYTES_MAX);

@@ -51,7 +51,8 @@
 //!         if payload.is_empty() { Err("an empty mail") } else { Ok("sent") }
 //!     })
 //!     .queue_blocking("thumbnails", |context, _payload| {
-//!         if context.is_abandoned() { Err("somebody else has it") } else { Ok(vec![1, 2, 3]) }
+//!         context.progress(50, "half of it");
+//!         if context.is_cancelled() { Err("nobody wants it") } else { Ok(vec![1, 2, 3]) }
 //!     })
 //!     .run_until(shutdown)
 //!     .await?;
@@ -90,9 +91,10 @@ mod batch;
 pub mod blocking;
 #[expect(clippy::module_inception, reason = "the room's main thing has the room's name")]
 pub mod client;
-mod clock;
+pub(crate) mod clock;
 pub mod cluster;
 mod connection;
+pub mod context;
 pub mod core;
 mod describe;
 pub mod duty;

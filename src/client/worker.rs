@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_std::task;
@@ -16,9 +14,10 @@ use futures::{FutureExt, StreamExt};
 
 use crate::client::client::{CallOptions, Client};
 use crate::client::clock;
+use crate::client::context::{Abandoned, Context, Hold};
 use crate::client::duty::{Ask, Duty, Order, StopReport, Timing};
 use crate::client::error::Error;
-use crate::client::handler::{Context, Handlers, of_async, of_blocking, run, verdict};
+use crate::client::handler::{Handler, Handlers, of_async, of_blocking, run};
 use crate::client::moment::Moment;
 use crate::jobs::job::{Assignment, Verdict, WORKER_QUEUES_MAX, WORKER_SLOTS_MAX};
 use crate::jobs::options::Tags;
@@ -50,8 +49,13 @@ pub struct Worker {
     slots: u32,
     grace: Duration,
     timing: Timing,
+    lease: Option<LeaseHook>,
     fault: Option<String>,
 }
+
+/// Called when the time until which the worker may run jobs has changed, with what tells how long that is from
+/// now on; zero: no longer.
+pub(crate) type LeaseHook = Box<dyn Fn(&dyn Fn() -> Duration) + Send>;
 
 impl fmt::Debug for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,6 +80,7 @@ impl Worker {
             slots: SLOTS,
             grace: GRACE,
             timing: Timing::default(),
+            lease: None,
             fault: None,
         }
     }
@@ -88,7 +93,8 @@ impl Worker {
         self
     }
 
-    /// Serves a queue with an async handler: the output of a job, or why it failed. A panic fails the job.
+    /// Serves a queue with an async handler: the job's result, or why it failed. A panic fails the attempt, and so
+    /// does a result of more than [`OUTPUT_BYTES_MAX`](crate::jobs::job::OUTPUT_BYTES_MAX) bytes.
     ///
     /// It must not block its thread: that would hold up the heartbeats. See [`Worker::queue_blocking`].
     #[must_use]
@@ -103,7 +109,8 @@ impl Worker {
     }
 
     /// Serves a queue with a handler that blocks its thread. It cannot be ended from outside: it should
-    /// look at [`Context::is_abandoned`] from time to time.
+    /// look at [`Context::is_abandoned`] from time to time ([`Context::why_abandoned`] says whether the job was
+    /// cancelled).
     #[must_use]
     pub fn queue_blocking<H, O, E>(self, queue: impl AsRef<str>, handler: H) -> Self
     where
@@ -114,7 +121,8 @@ impl Worker {
         self.serve(queue.as_ref(), of_blocking(handler))
     }
 
-    fn serve(mut self, queue: &str, handler: crate::client::handler::Handler) -> Self {
+    /// Serves a queue with a handler of any kind.
+    pub(crate) fn serve(mut self, queue: &str, handler: Handler) -> Self {
         match QueueName::new(queue) {
             Ok(name) => {
                 if self.handlers.insert(name, handler).is_some() {
@@ -158,6 +166,12 @@ impl Worker {
         self
     }
 
+    /// Has somebody told how long jobs may run, who ends them should this process stand still.
+    pub(crate) fn on_lease(mut self, hook: LeaseHook) -> Self {
+        self.lease = Some(hook);
+        self
+    }
+
     fn wrong(&mut self, fault: String) {
         self.fault.get_or_insert(fault);
     }
@@ -185,7 +199,9 @@ impl Worker {
     }
 
     /// Runs until `shutdown` is ready, then stops gracefully: no more jobs, the running ones may end within
-    /// the grace, the rest is given back without using up an attempt.
+    /// the grace, the rest is given back without using up an attempt. It also stops by itself: when it was drained
+    /// (`raftq worker drain NAME`) and has nothing left to run, and when another worker of its name has begun
+    /// after it ([`StopReason`](crate::client::duty::StopReason) says which).
     ///
     /// If this future is dropped, handlers are dropped too, and the cluster judges the worker lost after 3 s.
     ///
@@ -200,8 +216,16 @@ impl Worker {
             .with_tags(Tags::new(self.tags));
         let (ended, endings) = mpsc::unbounded();
         let client = self.client.clone();
-        let shift = Shift { client, handlers: self.handlers, running: BTreeMap::new(), ended };
-        let report = shift.work(duty, endings, shutdown).await;
+        let (wake, woken) = mpsc::channel(1);
+        let shift = Shift {
+            client,
+            handlers: self.handlers,
+            running: BTreeMap::new(),
+            ended,
+            wake,
+            lease: self.lease,
+        };
+        let report = shift.work(duty, endings, woken, shutdown).await;
         self.client.close().await;
         Ok(report)
     }
@@ -213,14 +237,14 @@ type Calling = BoxFuture<'static, (Ask, Result<Reply, Error>)>;
 /// The handler of one attempt.
 struct Running {
     abort: AbortHandle,
-    abandoned: Arc<AtomicBool>,
+    hold: Hold,
 }
 
 impl Drop for Running {
     /// An attempt that is let go is over, also when the whole worker is dropped. (Of one that has ended,
     /// there is nothing left to abort.)
     fn drop(&mut self) {
-        self.abandoned.store(true, Ordering::Release);
+        self.hold.let_go(Abandoned::TakenAway);
         self.abort.abort();
     }
 }
@@ -232,6 +256,9 @@ struct Shift {
     running: BTreeMap<Fence, Running>,
     /// How handlers tell that they ended; bounded by how many run.
     ended: mpsc::UnboundedSender<(Fence, Verdict)>,
+    /// How handlers tell that they have something to say.
+    wake: mpsc::Sender<()>,
+    lease: Option<LeaseHook>,
 }
 
 impl Shift {
@@ -239,12 +266,14 @@ impl Shift {
         mut self,
         mut duty: Duty,
         mut endings: mpsc::UnboundedReceiver<(Fence, Verdict)>,
+        mut woken: mpsc::Receiver<()>,
         shutdown: impl Future<Output = ()>,
     ) -> StopReport {
         let mut calls: FuturesUnordered<Calling> = FuturesUnordered::new();
         let mut shutdown = std::pin::pin!(shutdown.fuse());
         // Set anew only when it is to end at another time.
         let (mut timer, mut timer_at) = (task::sleep(TURN_MIN).boxed().fuse(), Moment(0));
+        let mut lease = None;
         loop {
             for order in duty.step(clock::now()) {
                 match order {
@@ -256,8 +285,18 @@ impl Shift {
                         );
                     }
                     Order::Start(assignment) => self.start(assignment),
-                    Order::Abandon(fence) => drop(self.running.remove(&fence)),
+                    Order::Abandon(fence, why) => {
+                        if let Some(running) = self.running.remove(&fence) {
+                            running.hold.let_go(why);
+                        }
+                    }
                 }
+            }
+            if let Some(hook) = &self.lease
+                && lease != duty.lease()
+            {
+                lease = duty.lease();
+                hook(&|| lease.map_or(Duration::ZERO, |end| end.since(clock::now())));
             }
             if let Some(report) = duty.ended_with() {
                 return report;
@@ -274,9 +313,17 @@ impl Shift {
                     // All that have ended go into one report.
                     let mut next = Some(first);
                     while let Some((fence, verdict)) = next {
+                        self.hear_out(fence, &mut duty, now);
                         self.running.remove(&fence);
                         duty.ended(fence, verdict, now);
                         next = endings.next().now_or_never().flatten();
+                    }
+                }
+                () = woken.select_next_some() => {
+                    let now = clock::now();
+                    let fences: Vec<Fence> = self.running.keys().copied().collect();
+                    for fence in fences {
+                        self.hear_out(fence, &mut duty, now);
                     }
                 }
                 () = shutdown => duty.stop(clock::now()),
@@ -285,17 +332,28 @@ impl Shift {
         }
     }
 
+    /// Passes on what a handler has said.
+    fn hear_out(&self, fence: Fence, duty: &mut Duty, now: Moment) {
+        let Some(running) = self.running.get(&fence) else { return };
+        let said = running.hold.take_said();
+        if said.more > Duration::ZERO {
+            duty.extend(fence, said.more);
+        }
+        if let Some(progress) = said.progress {
+            duty.say(fence, progress, now);
+        }
+    }
+
     /// Runs the handler in a task of its own, so that the worker's duties never wait for it.
     fn start(&mut self, assignment: Assignment) {
         let fence = assignment.fence;
-        let abandoned = Arc::new(AtomicBool::new(false));
-        let context = Context::new(&assignment, Arc::clone(&abandoned));
+        let (context, hold) = Context::new(&assignment, self.wake.clone());
         let (handling, abort) = abortable(run(&self.handlers, context, assignment));
         let ended = self.ended.clone();
-        self.running.insert(fence, Running { abort, abandoned });
+        self.running.insert(fence, Running { abort, hold });
         task::spawn(async move {
-            if let Ok(handled) = handling.await {
-                let _nobody_asks = ended.unbounded_send((fence, verdict(handled))).is_err();
+            if let Ok(verdict) = handling.await {
+                let _nobody_asks = ended.unbounded_send((fence, verdict)).is_err();
             }
         });
     }

@@ -103,7 +103,10 @@ impl Machine {
                 job.status = Status::Running;
                 job.run = Some(Arc::new(run));
                 if job.extra.is_some() {
-                    job.with_extra(|extra| extra.expires_ms = None);
+                    job.with_extra(|extra| {
+                        extra.expires_ms = None;
+                        extra.progress = None;
+                    });
                 }
             });
             self.count_start(pair.job);

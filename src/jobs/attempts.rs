@@ -3,9 +3,9 @@
 use crate::jobs::command::{Event, PurgeOutcome, RetryOutcome};
 use crate::jobs::digest::Fold;
 use crate::jobs::extra::{PAST_ERROR_BYTES_MAX, Past};
-use crate::jobs::job::Status;
+use crate::jobs::job::{EXIT_TRY_LATER, Status};
 use crate::jobs::machine::Machine;
-use crate::jobs::options::Options;
+use crate::jobs::options::{Options, RETRIES_MAX};
 use crate::jobs::resident::{End, Job, cut};
 use crate::jobs::unique::{self, Lock};
 use crate::types::{Fence, JobId, Millis};
@@ -18,12 +18,21 @@ impl Machine {
     /// Ends an attempt of a job that runs: the job ends with it, or waits for the next one.
     pub(in crate::jobs) fn end_attempt(&mut self, id: JobId, end: End, events: &mut Vec<Event>) {
         let Some(job) = self.jobs.get(&id) else { return };
-        if end.status != Status::Failed || job.attempts_used() > job.options().retries {
+        let put_off = job.extra.as_ref().map_or(0, |extra| extra.put_off);
+        let asks_for_later =
+            end.reported && end.exit_code == Some(EXIT_TRY_LATER) && put_off < RETRIES_MAX;
+        if end.status != Status::Failed
+            || !asks_for_later && job.attempts_used() > job.options().retries
+        {
             return self.end(id, end, events);
         }
-        let pause = backoff_ms(job.options(), job.attempts_used(), id, job.fence());
+        let failed = job.attempts_used().saturating_add(put_off);
+        let pause = backoff_ms(job.options(), failed, id, job.fence());
         let held = Millis(self.now.0.saturating_add(pause));
         self.try_again(id, &end, Some(held));
+        if asks_for_later {
+            self.change(id, |job| job.with_extra(|extra| extra.put_off = put_off + 1));
+        }
     }
 
     /// Has a job that runs wait for its next attempt, at once or until a time.
@@ -64,6 +73,7 @@ impl Machine {
             job.with_extra(|extra| {
                 extra.remember(past);
                 extra.forgiven = used;
+                extra.put_off = 0;
                 extra.expires_ms = expires;
                 extra.held_ms = None;
             });

@@ -13,6 +13,7 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeSeq, SerializeTuple, Serializer};
 
 use crate::jobs::command::{Command, Stamped};
+use crate::jobs::intake::Intake;
 use crate::jobs::job::{Body, NewJob};
 use crate::jobs::options::Options;
 use crate::pack::PackError;
@@ -59,7 +60,9 @@ fn bodies_bytes(command: &Command) -> usize {
         | Command::Tick
         | Command::ChangeQueue(..)
         | Command::RetryJob(_)
-        | Command::PurgeJob(_) => 0,
+        | Command::PurgeJob(_)
+        | Command::ChangeWorker(..)
+        | Command::ReportProgress(_) => 0,
     }
 }
 
@@ -149,6 +152,14 @@ impl Serialize for Form<'_> {
                 form.serialize_element(&13u8)?;
                 form.serialize_element(ids)?;
             }
+            Command::ChangeWorker(worker, intake) => {
+                form.serialize_element(&23u8)?;
+                form.serialize_element(&(worker, intake.code()))?;
+            }
+            Command::ReportProgress(report) => {
+                form.serialize_element(&24u8)?;
+                form.serialize_element(report)?;
+            }
         }
         form.end()
     }
@@ -225,6 +236,12 @@ impl<'de> Visitor<'de> for StampedSeed<'_> {
             }
             12 => Command::RetryJob(next(&mut seq)?),
             13 => Command::PurgeJob(next(&mut seq)?),
+            23 => {
+                let (worker, intake) = next(&mut seq)?;
+                let intake = Intake::from_code(intake).ok_or_else(missing_intake)?;
+                Command::ChangeWorker(worker, intake)
+            }
+            24 => Command::ReportProgress(next(&mut seq)?),
             code => return Err(serde::de::Error::custom(format!("no command has code {code}"))),
         };
         Ok(Stamped { now, command })
@@ -233,6 +250,10 @@ impl<'de> Visitor<'de> for StampedSeed<'_> {
 
 fn next<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(seq: &mut A) -> Result<T, A::Error> {
     seq.next_element()?.ok_or_else(missing)
+}
+
+fn missing_intake<E: serde::de::Error>() -> E {
+    E::custom("no such decision about a worker")
 }
 
 fn missing<E: serde::de::Error>() -> E {

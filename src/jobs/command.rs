@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::jobs::intake::{Intake, ProgressReport};
 use crate::jobs::job::{NewJob, Serves, Status, Verdict};
 use crate::jobs::options::Tags;
 use crate::jobs::rules::QueueChange;
@@ -47,6 +48,10 @@ pub enum Command {
     RetryJob(Vec<JobId>),
     /// Forgets jobs that have ended.
     PurgeJob(Vec<JobId>),
+    /// Decides whether a worker is given new jobs.
+    ChangeWorker(WorkerId, Intake),
+    /// Notes how far a job says that it is.
+    ReportProgress(ProgressReport),
 }
 
 /// One assignment: this job to this start of this worker.
@@ -172,6 +177,24 @@ pub enum Outcome {
     Retried(Vec<RetryOutcome>),
     /// Of [`Command::PurgeJob`], a result for each job, in order.
     Purged(Vec<PurgeOutcome>),
+    /// Of [`Command::ChangeWorker`].
+    WorkerChanged(WorkerOutcome),
+    /// Of [`Command::ReportProgress`].
+    ProgressNoted(UpdateOutcome),
+}
+
+/// What became of the decision whether a worker is given new jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerOutcome {
+    /// It stands; so many jobs run there.
+    Changed {
+        /// Jobs that the worker runs.
+        running: u32,
+    },
+    /// No worker of this name.
+    NotFound,
+    /// It does not run, so that there is nothing to drain.
+    Gone,
 }
 
 /// What became of a change of a queue's rules.

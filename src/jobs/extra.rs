@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::jobs::digest::{Content, Fold};
+use crate::jobs::intake::Progress;
 use crate::jobs::job::{AttemptView, PAST_MAX};
 use crate::jobs::options::Options;
 use crate::types::{Fence, Millis, WorkerId};
@@ -14,6 +15,9 @@ pub const PAST_ERROR_BYTES_MAX: usize = 256;
 
 /// What the record weighs in the limit on resident bytes, beside options and attempts.
 const EXTRA_BYTES: u64 = 128;
+
+/// What progress weighs beside its note.
+const PROGRESS_BYTES: u64 = 64;
 
 /// What a past attempt weighs beside its error.
 const PAST_BYTES: u64 = 96;
@@ -31,6 +35,11 @@ pub struct Extra {
     pub forgiven: u32,
     /// The attempts before the last one, oldest first, at most [`PAST_MAX`].
     pub past: VecDeque<Past>,
+    /// Attempts that asked to be tried again later: they count no more either, and are at most
+    /// [`crate::jobs::options::RETRIES_MAX`].
+    pub put_off: u32,
+    /// What the last attempt that began said of itself; kept until the next one begins.
+    pub progress: Option<Box<Progress>>,
 }
 
 /// An attempt that is over and was not the last one.
@@ -102,19 +111,25 @@ impl Extra {
     pub fn weight(&self) -> u64 {
         let options = self.options.as_ref().map_or(0, |options| options.memory() as u64);
         let past: u64 = self.past.iter().map(|past| PAST_BYTES + past.error.len() as u64).sum();
-        EXTRA_BYTES + options + past
+        let progress = self.progress.as_ref().map_or(0, |it| PROGRESS_BYTES + it.note.len() as u64);
+        EXTRA_BYTES + options + past + progress
     }
 
     /// Hashes what is not in the job's content.
     #[must_use]
     pub fn record(&self) -> Content {
-        let Self { options: _, held_ms, expires_ms, forgiven, past } = self;
+        let Self { options: _, held_ms, expires_ms, forgiven, past, put_off, progress } = self;
         let time = |at: &Option<Millis>| at.map_or(0, |at| at.0.saturating_add(1));
         let mut fold = Fold::new(b'x');
         fold.u64(time(held_ms))
             .u64(time(expires_ms))
             .u64(u64::from(*forgiven))
+            .u64(u64::from(*put_off))
+            .u8(u8::from(progress.is_some()))
             .u64(past.len() as u64);
+        if let Some(progress) = progress {
+            fold.u8(progress.percent).bytes(progress.note.as_bytes()).millis(progress.at_ms);
+        }
         past.iter().for_each(|past| past.fold(&mut fold));
         Content::of(&fold)
     }

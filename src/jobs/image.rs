@@ -11,6 +11,7 @@ use serde_bytes::Bytes;
 use crate::jobs::command::Limits;
 use crate::jobs::digest::{Content, Digest};
 use crate::jobs::extra::Extra;
+use crate::jobs::intake::Progress;
 use crate::jobs::job::Serves;
 use crate::jobs::machine::Machine;
 use crate::jobs::options::{Options, Tags};
@@ -115,6 +116,7 @@ pub(in crate::jobs) struct WorkerRecord {
     pub(in crate::jobs) registered_ms: Millis,
     pub(in crate::jobs) since_ms: Millis,
     pub(in crate::jobs) last_assigned: Fence,
+    pub(in crate::jobs) intake: u8,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -145,6 +147,8 @@ pub(in crate::jobs) struct ExtraRecord<'a> {
     pub(in crate::jobs) forgiven: u32,
     #[serde(borrow, deserialize_with = "list")]
     pub(in crate::jobs) past: Vec<PastRecord<'a>>,
+    pub(in crate::jobs) put_off: u32,
+    pub(in crate::jobs) progress: Option<Progress>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -289,6 +293,7 @@ fn worker_out(worker: &Worker) -> WorkerRecord {
         registered_ms: worker.registered_ms,
         since_ms: worker.since_ms,
         last_assigned: worker.last_assigned,
+        intake: worker.intake.code(),
     }
 }
 
@@ -338,5 +343,7 @@ fn extra_out(extra: &Extra) -> ExtraRecord<'_> {
         expires_ms: extra.expires_ms,
         forgiven: extra.forgiven,
         past: past.collect(),
+        put_off: extra.put_off,
+        progress: extra.progress.as_deref().cloned(),
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::jobs::intake::Progress;
 use crate::jobs::options::Options;
 use crate::pack::unpack::list;
 use crate::types::{Fence, JobId, Millis, QueueName, WorkerId};
@@ -20,6 +21,11 @@ pub const OUTPUT_BYTES_MAX: usize = 16 << 10;
 
 /// The bytes of the error text of a failed job, at most; what is longer is cut.
 pub const ERROR_BYTES_MAX: usize = 1024;
+
+/// The exit code by which an attempt asks to be tried again later (`EX_TEMPFAIL` of sysexits.h): it uses up no
+/// attempt, and waits as long as any that failed, also where the job has no retries; at most
+/// [`crate::jobs::options::RETRIES_MAX`] times.
+pub const EXIT_TRY_LATER: i32 = 75;
 
 /// Attempts remembered beside the last one, at most; the oldest is forgotten first.
 pub const PAST_MAX: usize = 8;
@@ -217,6 +223,9 @@ pub struct JobView {
     /// It is pending and waits for this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_ms: Option<Millis>,
+    /// What the last attempt that began has said of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
     /// The attempts before the last one, oldest first, the last
     /// [`PAST_MAX`] of them; left out of lists.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "list")]

@@ -196,6 +196,10 @@ impl Machine {
             Command::PurgeJob(ids) => {
                 Outcome::Purged(ids.iter().map(|id| self.purge(*id)).collect())
             }
+            Command::ChangeWorker(worker, intake) => {
+                Outcome::WorkerChanged(self.change_worker(worker, *intake))
+            }
+            Command::ReportProgress(report) => Outcome::ProgressNoted(self.note_progress(report)),
         };
         self.retain(events.iter().filter(|it| matches!(it, Event::Ended { .. })).count());
         self.take_digest();

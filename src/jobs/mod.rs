@@ -5,7 +5,7 @@
 //!
 //! - [`codec`]: a stamped command to bytes of the log, and back.
 //! - [`machine`]: the state, what can be asked of it, and `apply`; the commands themselves are in
-//!   `apply` (jobs), `attempts` (what follows a failure), `registration` (workers), [`queue`] (the rules of
+//!   `apply` (jobs), `attempts` (what follows a failure), `registration` and `saying` (workers), [`queue`] (the rules of
 //!   queues), [`timers`] (what happens by itself) and `retention` (forgetting).
 //! - The books that `apply` keeps beside the jobs, each with its own indexes, counts and share of
 //!   the [`digest`]: [`books`] (of jobs), [`registry`] (of workers), [`forgotten`] (of ids).
@@ -38,6 +38,7 @@ pub mod extra;
 pub mod forgotten;
 #[cfg(feature = "server")]
 pub mod image;
+pub mod intake;
 pub mod job;
 #[cfg(feature = "server")]
 pub mod lane;
@@ -63,6 +64,8 @@ pub mod restore;
 #[cfg(feature = "server")]
 mod retention;
 pub mod rules;
+#[cfg(feature = "server")]
+mod saying;
 #[cfg(feature = "server")]
 pub mod scheduler;
 #[cfg(feature = "server")]

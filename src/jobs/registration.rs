@@ -4,6 +4,7 @@ use imbl::OrdMap;
 
 use crate::jobs::change::{Change, What};
 use crate::jobs::command::{Event, RegisterOutcome, Registration, Release};
+use crate::jobs::intake::Intake;
 use crate::jobs::job::{Serves, Status, WORKER_QUEUES_MAX, WORKER_SLOTS_MAX};
 use crate::jobs::machine::Machine;
 use crate::jobs::registry::{Worker, WorkerState};
@@ -41,7 +42,7 @@ impl Machine {
             if !self.make_room_for_worker() {
                 return RegisterOutcome::Exhausted;
             }
-            self.put_start(new, Fence(0));
+            self.put_start(new, Fence(0), Intake::Open);
             return RegisterOutcome::Registered;
         };
         if former.incarnation == new.incarnation {
@@ -57,18 +58,20 @@ impl Machine {
         if new.incarnation < former.incarnation {
             return RegisterOutcome::Superseded;
         }
-        let price = match new.gave_up == Some(former.incarnation) {
+        let same_process = new.gave_up == Some(former.incarnation);
+        let price = match same_process {
             true => Price::Nothing,
             false => Price::Attempt("was restarted"),
         };
         for job in former.running.values() {
             self.take_back(*job, price, events);
         }
-        self.put_start(new, former.last_assigned);
+        let intake = former.intake.after_restart(same_process);
+        self.put_start(new, former.last_assigned, intake);
         RegisterOutcome::Registered
     }
 
-    fn put_start(&mut self, new: &Registration, last_assigned: Fence) {
+    fn put_start(&mut self, new: &Registration, last_assigned: Fence, intake: Intake) {
         self.registry.put(Worker {
             id: new.worker.clone(),
             incarnation: new.incarnation,
@@ -76,6 +79,7 @@ impl Machine {
             serves: new.serves.clone(),
             tags: new.tags.clone(),
             state: WorkerState::Live,
+            intake,
             registered_ms: self.now,
             since_ms: self.now,
             last_assigned,

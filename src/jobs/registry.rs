@@ -6,6 +6,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use crate::jobs::digest::{Fold, Sum};
+use crate::jobs::intake::Intake;
 use crate::jobs::job::Serves;
 use crate::jobs::lane::{Class, Work};
 use crate::jobs::options::Tags;
@@ -73,6 +74,8 @@ pub struct Worker {
     pub tags: Tags,
     /// Where it is in its life.
     pub state: WorkerState,
+    /// Whether its users want it to be given jobs.
+    pub intake: Intake,
     /// When this start registered.
     pub registered_ms: Millis,
     /// When it came into its state.
@@ -87,6 +90,13 @@ impl Worker {
     /// Tells whether it can be given one more job now.
     #[must_use]
     pub fn is_free(&self) -> bool {
+        self.intake == Intake::Open && self.has_slot()
+    }
+
+    /// Tells whether one more job can be its own. One that is quiet keeps what it has, so this is what a
+    /// machine that is built again asks.
+    #[must_use]
+    pub fn has_slot(&self) -> bool {
         self.state == WorkerState::Live && self.running.len() < self.slots as usize
     }
 
@@ -141,6 +151,7 @@ impl Worker {
             .u64(self.incarnation.0)
             .u64(u64::from(self.slots))
             .u8(self.state.code())
+            .u8(self.intake.code())
             .millis(self.registered_ms)
             .millis(self.since_ms)
             .u64(self.tags.as_slice().len() as u64);
@@ -210,7 +221,7 @@ pub struct Place {
 /// The registry.
 ///
 /// - `gone` names exactly the workers that are lost or left, by when that happened.
-/// - `free` holds the places of exactly the workers that are live and have a free slot.
+/// - `free` holds the places of exactly the workers that are live, open and have a free slot.
 /// - `offers` counts, for each kind of work, the workers in `free` that do it; no count is 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registry {
@@ -330,7 +341,7 @@ impl Registry {
     /// If it is not recorded, has no free slot or has a job under this token: the caller looked.
     pub fn hold(&mut self, id: &WorkerId, fence: Fence, job: JobId) {
         self.change(id, |worker| {
-            assert!(worker.is_free(), "worker {} has no free slot", worker.id);
+            assert!(worker.has_slot(), "worker {} has no free slot", worker.id);
             worker.last_assigned = worker.last_assigned.max(fence);
             let former = worker.running.insert(fence, job);
             assert!(former.is_none(), "two jobs under the token {fence}");

@@ -325,7 +325,8 @@ impl Job {
     /// Returns how many attempts were used up, the one under way or to come included.
     #[must_use]
     pub fn attempts_used(&self) -> u32 {
-        self.attempt.saturating_sub(self.extra.as_ref().map_or(0, |extra| extra.forgiven))
+        let free = |extra: &Arc<Extra>| extra.forgiven.saturating_add(extra.put_off);
+        self.attempt.saturating_sub(self.extra.as_ref().map_or(0, free))
     }
 
     /// Returns the token of its last assignment.
@@ -378,6 +379,7 @@ impl Job {
             finished_ms: ending.map(|ending| ending.finished_ms),
             options: self.asked().cloned(),
             held_ms: self.held_ms().filter(|_| self.status == Status::Pending),
+            progress: self.extra.as_ref().and_then(|extra| extra.progress.as_deref().cloned()),
             past: self.past_views(whole),
             body: whole.then(|| self.unpacked()),
         }

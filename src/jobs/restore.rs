@@ -15,11 +15,12 @@ use crate::jobs::image::{
     IMAGE_VERSION, ImageError, JOBS, JobRecord, PastRecord, QUEUES, RECORD_BYTES_MAX, RunRecord,
     TRAILER, Trailer, UNIQUES, UniqueIn, WORKERS, WorkerRecord,
 };
+use crate::jobs::intake::{Intake, NOTE_BYTES_MAX, PERCENT_MAX, Progress};
 use crate::jobs::job::{
     BODY_BYTES_MAX, ERROR_BYTES_MAX, OUTPUT_BYTES_MAX, PAST_MAX, Status, WORKER_SLOTS_MAX,
 };
 use crate::jobs::machine::Machine;
-use crate::jobs::options::Options;
+use crate::jobs::options::{Options, RETRIES_MAX};
 use crate::jobs::ordered::Ordered;
 use crate::jobs::queue::{RULED_QUEUES_MAX, Rules};
 use crate::jobs::registration;
@@ -180,6 +181,8 @@ impl Restore {
         rising(&mut self.last_worker, it.id.clone(), "workers by name")?;
         let state = WorkerState::from_code(it.state)
             .ok_or_else(|| contradiction("a worker in an unknown state"))?;
+        let intake = Intake::from_code(it.intake)
+            .ok_or_else(|| contradiction("an unknown decision about a worker"))?;
         let fits = (1..=WORKER_SLOTS_MAX).contains(&it.slots)
             && registration::serves_is_valid(&it.serves)
             && it.tags.fault().is_none()
@@ -195,6 +198,7 @@ impl Restore {
             serves: it.serves,
             tags: it.tags,
             state,
+            intake,
             registered_ms: it.registered_ms,
             since_ms: it.since_ms,
             last_assigned: it.last_assigned,
@@ -354,7 +358,7 @@ fn fits(machine: &Machine, job: &Job) -> Result<(), &'static str> {
     let Some(run) = &job.run else { return Err("nobody who runs it") };
     let holds = machine.registry.get(&run.worker).is_some_and(|worker| {
         worker.incarnation == run.incarnation
-            && worker.is_free()
+            && worker.has_slot()
             && worker.takes(&job.class())
             && worker.last_assigned >= run.fence
             && !worker.running.contains_key(&run.fence)
@@ -391,6 +395,10 @@ impl SharedNames for BTreeSet<WorkerId> {
         if it.past.len() > PAST_MAX || it.past.iter().any(is_long) {
             return Err(contradiction("too much of past attempts"));
         }
+        let is_far = |it: &Progress| it.percent > PERCENT_MAX || it.note.len() > NOTE_BYTES_MAX;
+        if it.put_off > RETRIES_MAX || it.progress.as_ref().is_some_and(is_far) {
+            return Err(contradiction("an attempt that says too much of itself"));
+        }
         let past = it.past.iter().map(|past| {
             Ok(Past {
                 attempt: past.attempt,
@@ -409,6 +417,8 @@ impl SharedNames for BTreeSet<WorkerId> {
             held_ms: it.held_ms,
             expires_ms: it.expires_ms,
             forgiven: it.forgiven,
+            put_off: it.put_off,
+            progress: it.progress.clone().map(Box::new),
         };
         if extra.is_empty() {
             return Err(contradiction("a record that says nothing"));

@@ -58,6 +58,8 @@ fn needs(request: &Request) -> Needs {
         | Request::RetryJobs { .. }
         | Request::PurgeJobs { .. }
         | Request::ChangeQueue { .. }
+        | Request::ChangeWorker { .. }
+        | Request::ReportProgress(_)
         | Request::TransferLeadership { .. }
         | Request::GetClusterStatus { local: false } => Needs::Leader,
         Request::GetJob { .. }
@@ -95,6 +97,8 @@ fn begins_work(request: &Request) -> bool {
         | Request::CancelJobs { .. }
         | Request::PurgeJobs { .. }
         | Request::ChangeQueue { .. }
+        | Request::ChangeWorker { .. }
+        | Request::ReportProgress(_)
         | Request::ListQueues(_)
         | Request::ListWorkers
         | Request::GetClusterStatus { .. }

@@ -321,11 +321,13 @@ impl Inbox {
                 | Request::RetryJobs { .. }
                 | Request::PurgeJobs { .. }
                 | Request::ChangeQueue { .. }
+                | Request::ChangeWorker { .. }
                 | Request::TransferLeadership { .. } => &self.controls,
                 Request::RegisterWorker(_)
                 | Request::Heartbeat { .. }
                 | Request::UpdateJobStatus(_)
                 | Request::BatchUpdateJobStatus(_)
+                | Request::ReportProgress(_)
                 | Request::ReleaseJobs(_) => &self.reports,
                 Request::Ping
                 | Request::Reserve { .. }

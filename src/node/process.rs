@@ -318,12 +318,13 @@ fn start_worker(
         inbox.ask(Ask::LocalWorker { worker: announced.clone(), incarnation }).is_ok()
     };
     let guard = std::env::current_exe().map_err(|error| format!("cannot find myself: {error}"))?;
+    let addrs: Vec<String> = config.peers_sorted().into_iter().map(|(_, addr)| addr).collect();
     let built_in = BuiltInConfig {
         worker,
         slots: config.slots,
         tags: config.tags.clone(),
         guard,
-        guard_args: vec!["guard".into()],
+        guard_args: vec!["guard".into(), "--addrs".into(), addrs.join(",")],
         adopts: true,
         grace: config.grace,
         first: Incarnation::first(clock::wall(), fastrand::u64(..)),

@@ -97,9 +97,9 @@ impl Reports for ClientReports {
         let this = self.clone();
         async move {
             this.is_ready()?;
-            let request = Request::Heartbeat { worker, incarnation, draining };
+            let request = Request::Heartbeat { worker, incarnation, draining, held: Vec::new() };
             match this.call(request, HEARTBEAT_TIMEOUT).await? {
-                Reply::HeartbeatAck { term } => Ok(term),
+                Reply::HeartbeatAck { term, .. } => Ok(term),
                 other => Err(unexpected(&other)),
             }
         }

@@ -2,11 +2,12 @@
 
 use crate::jobs::command::{
     CancelOutcome, Outcome, PurgeOutcome, QueueOutcome, RegisterOutcome, RetryOutcome,
-    SubmitOutcome, UpdateOutcome,
+    SubmitOutcome, UpdateOutcome, WorkerOutcome,
 };
 use crate::jobs::job::Status;
+use crate::jobs::machine::Machine;
 use crate::jobs::queue::RULED_QUEUES_MAX;
-use crate::jobs::registry::WorkerState;
+use crate::jobs::registry::{Worker, WorkerState};
 use crate::raft::core::{ProposeError, Role};
 use crate::replica::core::Replica;
 use crate::replica::reading;
@@ -14,8 +15,8 @@ use crate::replica::reads::{Parked, Read};
 use crate::replica::requests::nothing_changed;
 use crate::replica::view::Answer;
 use crate::replica::waiters::{Wait, submitted};
-use crate::types::{Incarnation, JobId, WorkerId};
-use crate::wire::message::{Code, QueueChanged, Refusal, Reply, Request, Submitted};
+use crate::types::{ASSIGNMENTS_PER_ENTRY_MAX, Fence, Incarnation, JobId, WorkerId};
+use crate::wire::message::{Code, QueueChanged, Refusal, Reply, Request, Submitted, Withdrawn};
 
 /// What a client waits at least before it tries a full queue again, in ms.
 const RETRY_AFTER_MS: u64 = 50;
@@ -111,6 +112,20 @@ impl<W> Replica<W> {
                 for wait in waits {
                     let replies = results.iter().map(purged).collect();
                     self.answer(wait.into_waiter(), Reply::Purged(replies));
+                }
+            }
+            Outcome::WorkerChanged(result) => {
+                for wait in waits {
+                    self.answer(wait.into_waiter(), worker_changed(*result));
+                }
+            }
+            Outcome::ProgressNoted(result) => {
+                for wait in waits {
+                    let reply = match updated(result) {
+                        Ok(()) => Reply::ProgressNoted,
+                        Err(refusal) => Reply::Refused(refusal),
+                    };
+                    self.answer(wait.into_waiter(), reply);
                 }
             }
             Outcome::Assigned(_) | Outcome::Lost(_) | Outcome::LimitsSet | Outcome::Ticked => {
@@ -223,18 +238,22 @@ impl<W> Replica<W> {
         worker: &WorkerId,
         incarnation: Incarnation,
         draining: bool,
+        held: &[(JobId, Fence)],
     ) {
         if self.raft.role() != Role::Leader {
             let refusal = self.not_leader();
             return self.refuse(waiter, refusal);
         }
-        let current = self.machine.worker(worker).is_some_and(|known| {
-            known.incarnation == incarnation && known.state == WorkerState::Live
-        });
-        if !current {
+        let known = self
+            .machine
+            .worker(worker)
+            .filter(|known| known.incarnation == incarnation && known.state == WorkerState::Live);
+        let Some(known) = known else {
             let text = format!("{worker} was judged lost or has registered anew: register again");
             return self.refuse_start(waiter, worker, text);
-        }
+        };
+        let intake = known.intake;
+        let withdrawn = withdrawn(&self.machine, known, held);
         if self.liveness.is_judged(worker, incarnation) {
             // What is on its way cannot be taken back, and a word of life would contradict it.
             let text = format!("the loss of {worker} is being decided; ask again in a moment");
@@ -244,7 +263,7 @@ impl<W> Replica<W> {
         }
         self.liveness.hear(worker, incarnation, draining, self.lease_clock());
         let term = self.raft.term();
-        self.answer(waiter, Reply::HeartbeatAck { term });
+        self.answer(waiter, Reply::HeartbeatAck { term, intake, withdrawn });
     }
 
     /// Answers a wait with its jobs as they are: a long one from an image, elsewhere.
@@ -359,6 +378,34 @@ fn cancelled(outcome: &CancelOutcome) -> Result<Status, Refusal> {
             format!("it had {} already", status.as_str()),
         )),
         CancelOutcome::NotFound => Err(Refusal::not_found("no such job (any more)")),
+    }
+}
+
+/// Returns those of the jobs named that a worker has no more. Of an assignment that is not applied here yet
+/// nothing can be said: the worker may have it from another node, which is further.
+fn withdrawn(machine: &Machine, worker: &Worker, held: &[(JobId, Fence)]) -> Vec<Withdrawn> {
+    let applied = machine.applied_index().0;
+    let over = held.iter().filter(|(_, fence)| {
+        fence.0 / ASSIGNMENTS_PER_ENTRY_MAX <= applied && !worker.running.contains_key(fence)
+    });
+    over.map(|(job, fence)| Withdrawn {
+        fence: *fence,
+        status: machine.job(*job).map(|job| job.status),
+    })
+    .collect()
+}
+
+fn worker_changed(outcome: WorkerOutcome) -> Reply {
+    match outcome {
+        WorkerOutcome::Changed { running } => Reply::WorkerChanged { running },
+        WorkerOutcome::NotFound => Reply::Refused(Refusal::not_found(
+            "no worker of this name; `raftq workers` lists those that are known",
+        )),
+        WorkerOutcome::Gone => Reply::Refused(Refusal::new(
+            Code::FailedPrecondition,
+            "the worker does not run, so that there is nothing to drain; `worker quiet` keeps its next start \
+             from jobs",
+        )),
     }
 }
 

@@ -86,6 +86,7 @@ pub fn worker_view(worker: &Worker) -> WorkerView {
         slots: worker.slots,
         running: u32::try_from(worker.running.len()).unwrap_or(u32::MAX),
         state: worker.state.as_str().into(),
+        intake: worker.intake,
         registered_ms: worker.registered_ms,
     }
 }
@@ -198,6 +199,12 @@ fn describe(command: &Command) -> (&'static str, String) {
         }
         Command::PurgeJob(ids) => {
             ("PurgeJob", first(ids.first().map(ToString::to_string), ids.len()))
+        }
+        Command::ChangeWorker(worker, intake) => {
+            ("ChangeWorker", format!("{worker}: {}", intake.as_str()))
+        }
+        Command::ReportProgress(report) => {
+            ("ReportProgress", format!("{}: {} %", report.job, report.percent))
         }
     }
 }

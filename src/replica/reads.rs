@@ -43,6 +43,8 @@ pub enum Read<W> {
         incarnation: Incarnation,
         /// It takes no new jobs.
         draining: bool,
+        /// What it believes to run.
+        held: Vec<(JobId, Fence)>,
         /// When.
         arrived: Ticks,
     },
@@ -363,6 +365,7 @@ mod tests {
     #[test]
     fn heartbeats_leave_confirmed_rounds_in_order_and_the_rest_stays() {
         let beat = |waiter| Read::Heartbeat {
+            held: Vec::new(),
             waiter,
             worker: WorkerId::new("w").unwrap(),
             incarnation: Incarnation(1),

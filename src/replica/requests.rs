@@ -106,10 +106,16 @@ impl<W> Replica<W> {
                     self.propose_next(Command::RegisterWorker(registration), arrived, waits);
                 }
             }
-            Request::Heartbeat { worker, incarnation, draining } => {
+            Request::Heartbeat { worker, incarnation, draining, held } => {
                 if let Some(waiter) = self.admit(waiter, arrived) {
-                    let read = Read::Heartbeat { waiter, worker, incarnation, draining, arrived };
-                    self.arriving_reads.push(read);
+                    self.arriving_reads.push(Read::Heartbeat {
+                        waiter,
+                        worker,
+                        incarnation,
+                        draining,
+                        held,
+                        arrived,
+                    });
                 }
             }
             Request::UpdateJobStatus(update) => self.update(vec![update], waiter, arrived),
@@ -134,6 +140,12 @@ impl<W> Replica<W> {
             }
             Request::ChangeQueue { queue, change } => {
                 self.propose_whole(Command::ChangeQueue(queue, change), waiter, arrived);
+            }
+            Request::ChangeWorker { worker, intake } => {
+                self.propose_whole(Command::ChangeWorker(worker, intake), waiter, arrived);
+            }
+            Request::ReportProgress(report) => {
+                self.propose_whole(Command::ReportProgress(report), waiter, arrived);
             }
             Request::Reserve { worker, incarnation, after, max, wait_ms } => {
                 let max = usize::try_from(max).unwrap_or(RESERVE_JOBS_MAX).min(RESERVE_JOBS_MAX);
@@ -304,8 +316,8 @@ impl<W> Replica<W> {
                 Read::Client { waiter, request, arrived } => {
                     self.serve_read(waiter, request, arrived);
                 }
-                Read::Heartbeat { waiter, worker, incarnation, draining, .. } => {
-                    self.heartbeat(waiter, &worker, incarnation, draining);
+                Read::Heartbeat { waiter, worker, incarnation, draining, held, .. } => {
+                    self.heartbeat(waiter, &worker, incarnation, draining, &held);
                 }
                 Read::Ready => self.became_ready(),
             }
@@ -320,8 +332,8 @@ impl<W> Replica<W> {
             return;
         }
         for read in self.rounds.take_heartbeats() {
-            if let Read::Heartbeat { waiter, worker, incarnation, draining, .. } = read {
-                self.heartbeat(waiter, &worker, incarnation, draining);
+            if let Read::Heartbeat { waiter, worker, incarnation, draining, held, .. } = read {
+                self.heartbeat(waiter, &worker, incarnation, draining, &held);
             }
         }
     }
@@ -354,6 +366,8 @@ impl<W> Replica<W> {
             | Request::RetryJobs { .. }
             | Request::PurgeJobs { .. }
             | Request::ChangeQueue { .. }
+            | Request::ChangeWorker { .. }
+            | Request::ReportProgress(_)
             | Request::GetClusterStatus { .. }
             | Request::ListLog { .. }
             | Request::Watch(_)

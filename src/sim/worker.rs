@@ -285,7 +285,7 @@ impl Worker {
                     self.calling.begin(Purpose::Duty(ask), request, now, timeout, began);
                 }
                 Order::Start(assignment) => begins.push(assignment),
-                Order::Abandon(fence) => {
+                Order::Abandon(fence, _) => {
                     if let Some(running) = self.running.remove(&fence) {
                         holders.leave(self.number, running.job);
                         self.come_late(running.job, fence, now);
@@ -318,7 +318,7 @@ impl Worker {
             holders.begin(self.number, id, fence)?;
             let long = if self.rng.u32(0..40) == 0 { 8 } else { 1 };
             let ends = now + self.rng.u64(0..=self.habits.handler_ms_max * long);
-            // These may be more than its slots: nobody tells a library's worker that a job was cancelled.
+            // These may be more than its slots: a worker hears with its next heartbeat that a job was cancelled.
             self.running.insert(fence, Running { job: id, ends });
         }
         Ok(())

@@ -53,6 +53,11 @@ pub const BATCH_UPDATE_JOB_STATUS: u8 = 0x24;
 /// Jobs given back.
 pub const RELEASE_JOBS: u8 = 0x25;
 
+/// A worker to be given no more jobs, or some again.
+pub const CHANGE_WORKER: u8 = 0x33;
+/// A job says how far it is.
+pub const REPORT_PROGRESS: u8 = 0x34;
+
 /// Raft: pre-vote.
 pub const PRE_VOTE: u8 = 0x40;
 /// Raft: its answer.
@@ -134,9 +139,13 @@ pub const RESERVED: u8 = 0xa2;
 pub const UPDATED: u8 = 0xa3;
 /// Answers [`RELEASE_JOBS`].
 pub const RELEASED: u8 = 0xa5;
+/// Answers [`CHANGE_WORKER`].
+pub const WORKER_CHANGED: u8 = 0xb3;
+/// Answers [`REPORT_PROGRESS`].
+pub const PROGRESS_NOTED: u8 = 0xb4;
 
 /// Every kind with its name, in order of number: the registry of `wire-spec.md`.
-pub const ALL: [(u8, &str); 63] = [
+pub const ALL: [(u8, &str); 67] = [
     (HELLO, "HELLO"),
     (WELCOME, "WELCOME"),
     (REJECT, "REJECT"),
@@ -162,6 +171,8 @@ pub const ALL: [(u8, &str); 63] = [
     (UPDATE_JOB_STATUS, "UPDATE_JOB_STATUS"),
     (BATCH_UPDATE_JOB_STATUS, "BATCH_UPDATE_JOB_STATUS"),
     (RELEASE_JOBS, "RELEASE_JOBS"),
+    (CHANGE_WORKER, "CHANGE_WORKER"),
+    (REPORT_PROGRESS, "REPORT_PROGRESS"),
     (PRE_VOTE, "PRE_VOTE"),
     (PRE_VOTE_REPLY, "PRE_VOTE_REPLY"),
     (VOTE, "VOTE"),
@@ -200,13 +211,18 @@ pub const ALL: [(u8, &str); 63] = [
     (RESERVED, "RESERVED"),
     (UPDATED, "UPDATED"),
     (RELEASED, "RELEASED"),
+    (WORKER_CHANGED, "WORKER_CHANGED"),
+    (PROGRESS_NOTED, "PROGRESS_NOTED"),
 ];
 
 /// Tells whether frames of this kind are requests: a client or a worker sends them, and each gets
 /// exactly one answer.
 #[must_use]
 pub fn is_request(kind: u8) -> bool {
-    matches!(kind, PING..=WATCH | REGISTER_WORKER..=RELEASE_JOBS)
+    matches!(
+        kind,
+        PING..=WATCH | REGISTER_WORKER..=RELEASE_JOBS | CHANGE_WORKER..=REPORT_PROGRESS
+    )
 }
 
 /// Tells whether frames of this kind travel on the Raft lane.
@@ -249,7 +265,7 @@ mod tests {
                 [is_request(kind), is_peer(kind), is_bulk(kind), is_reply(kind), kind <= REJECT];
             assert_eq!(families.iter().filter(|is| **is).count(), 1, "{name}");
         }
-        assert!(!is_request(0x26) && !is_peer(0x4a) && !is_bulk(0x56));
+        assert!(!is_request(0x26) && !is_request(0x35) && !is_peer(0x4a) && !is_bulk(0x56));
     }
 
     #[test]

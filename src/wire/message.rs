@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::jobs::change::{Event, Position};
 use crate::jobs::command::{Registration, Release, StatusUpdate};
+use crate::jobs::intake::{Intake, ProgressReport};
 use crate::jobs::job::{Assignment, JobView, NewJob, Serves, Status};
 use crate::jobs::options::Tags;
 use crate::jobs::rules::{QueueChange, Rate, in_words};
@@ -32,6 +33,9 @@ pub const WAIT_JOBS_MAX: usize = 1024;
 /// How long a `WaitJobs` or a `Reserve` waits at most before it answers with what there is, ms.
 pub const WAIT_MS_MAX: u64 = 30_000;
 
+/// Jobs that one `Heartbeat` names, at most; a worker that runs more names others the next time.
+pub const HELD_MAX: usize = 256;
+
 /// Jobs in one answer to `Reserve`, at most.
 pub const RESERVE_JOBS_MAX: usize = 256;
 
@@ -54,6 +58,9 @@ pub enum Request {
         incarnation: Incarnation,
         /// It takes no new jobs: it is on its way out.
         draining: bool,
+        /// Jobs that it runs, with their tokens, at most [`HELD_MAX`]: the answer names those that are
+        /// its own no more.
+        held: Vec<(JobId, Fence)>,
     },
     /// Reports one attempt's end: [`Reply::Updated`] with one item. Leader only.
     UpdateJobStatus(StatusUpdate),
@@ -135,6 +142,26 @@ pub enum Request {
     },
     /// What changed, in order, as this node has applied it: [`Reply::Watched`], any node.
     Watch(Watch),
+    /// Decides whether a worker is given new jobs: [`Reply::WorkerChanged`]. Leader only.
+    ChangeWorker {
+        /// Which; it need not run, but to be drained.
+        worker: WorkerId,
+        /// What is decided.
+        intake: Intake,
+    },
+    /// Notes how far a job says that it is: [`Reply::ProgressNoted`]. Leader only.
+    ReportProgress(ProgressReport),
+}
+
+/// Which queues to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct QueueFilter {
+    /// Only after this name: the last one of the page before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<QueueName>,
+    /// At most so many; lowered to [`LIST_QUEUES_MAX`]; 0 means that many.
+    pub limit: u32,
 }
 
 /// What to watch, and from where on.
@@ -160,17 +187,6 @@ pub struct Watch {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
 fn is_false(value: &bool) -> bool {
     !value
-}
-
-/// Which queues to list.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct QueueFilter {
-    /// Only after this name: the last one of the page before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub after: Option<QueueName>,
-    /// At most so many; lowered to [`LIST_QUEUES_MAX`]; 0 means that many.
-    pub limit: u32,
 }
 
 /// Which jobs to list.
@@ -205,6 +221,10 @@ pub enum Reply {
     HeartbeatAck {
         /// The leader's term.
         term: Term,
+        /// What the worker's users have decided about it.
+        intake: Intake,
+        /// Those of the jobs named that are not the worker's own any more.
+        withdrawn: Vec<Withdrawn>,
     },
     /// A result for each report, in order.
     Updated(Vec<Result<(), Refusal>>),
@@ -255,6 +275,13 @@ pub enum Reply {
     Purged(Vec<Result<(), Refusal>>),
     /// What changed.
     Watched(Watched),
+    /// It is decided, and the worker hears of it with its next heartbeat.
+    WorkerChanged {
+        /// Jobs that it runs.
+        running: u32,
+    },
+    /// It is noted.
+    ProgressNoted,
     /// No.
     Refused(Refusal),
 }
@@ -267,6 +294,16 @@ pub struct Watched {
     pub events: Vec<Event>,
     /// The place to go on from, on any node.
     pub next: Position,
+}
+
+/// A job that its worker has no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withdrawn {
+    /// The token of the attempt that is over.
+    pub fence: Fence,
+    /// What has become of the job; `None`: it is forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<Status>,
 }
 
 /// A job that was taken.
@@ -408,6 +445,9 @@ pub struct WorkerView {
     pub running: u32,
     /// `live`, `lost` or `left`.
     pub state: String,
+    /// Whether its users want it to be given jobs.
+    #[serde(default, skip_serializing_if = "Intake::is_open")]
+    pub intake: Intake,
     /// When it registered, on the log's clock.
     pub registered_ms: Millis,
 }

@@ -4,13 +4,14 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::jobs::intake::Intake;
 use crate::jobs::job::{Assignment, JobView, Status};
 use crate::pack::unpack::list;
 use crate::types::{NodeId, Term};
 use crate::wire::error::{WireError, check_header, not};
 use crate::wire::frame::{BODY_BYTES_MAX, Frame};
 use crate::wire::kind;
-use crate::wire::message::{Code, LogLine, QueueView, Refusal, Reply, WorkerView};
+use crate::wire::message::{Code, LogLine, QueueView, Refusal, Reply, Withdrawn, WorkerView};
 use crate::wire::named;
 use crate::wire::request::{body_bytes_max, options_bytes_max};
 
@@ -56,6 +57,8 @@ impl Reply {
             Self::Retried(_) => kind::RETRIED,
             Self::Purged(_) => kind::PURGED,
             Self::Watched(_) => kind::WATCHED,
+            Self::WorkerChanged { .. } => kind::WORKER_CHANGED,
+            Self::ProgressNoted => kind::PROGRESS_NOTED,
             Self::Refused(_) => kind::REFUSED,
         }
     }
@@ -106,6 +109,8 @@ impl Reply {
             | Self::Retried(_)
             | Self::Purged(_)
             | Self::Watched(_)
+            | Self::WorkerChanged { .. }
+            | Self::ProgressNoted
             | Self::Refused(_) => self,
         }
     }
@@ -128,10 +133,14 @@ impl Reply {
             Self::Queues { queues, .. } => queues.len().saturating_mul(ITEM_OVERHEAD_BYTES),
             Self::Watched(watched) => watched.events.len().saturating_mul(ITEM_OVERHEAD_BYTES),
             Self::Cancelled(results) => results.len().saturating_mul(RESULT_BYTES),
+            Self::HeartbeatAck { withdrawn, .. } => {
+                ITEM_OVERHEAD_BYTES + withdrawn.len().saturating_mul(RESULT_BYTES)
+            }
             Self::Pong
             | Self::Submitted(_)
             | Self::Registered
-            | Self::HeartbeatAck { .. }
+            | Self::WorkerChanged { .. }
+            | Self::ProgressNoted
             | Self::Released { .. }
             | Self::ClusterStatus(_)
             | Self::Transferred { .. }
@@ -169,7 +178,9 @@ impl Reply {
             kind::SUBMITTED_BATCH => results(name, body).map(Self::SubmittedBatch),
             kind::REGISTERED => named::decode(name, body).map(|Nothing {}| Self::Registered),
             kind::HEARTBEAT_ACK => {
-                named::decode(name, body).map(|TermBody { term }| Self::HeartbeatAck { term })
+                named::decode(name, body).map(|AckBody { term, intake, withdrawn }| {
+                    Self::HeartbeatAck { term, intake, withdrawn }
+                })
             }
             kind::UPDATED => done(name, body).map(Self::Updated),
             kind::RETRIED => done(name, body).map(Self::Retried),
@@ -202,6 +213,9 @@ impl Reply {
                 named::decode(name, body).map(|ToBody { to }| Self::Transferred { to })
             }
             kind::WATCHED => named::decode(name, body).map(Self::Watched),
+            kind::WORKER_CHANGED => named::decode(name, body)
+                .map(|RunningBody { running }| Self::WorkerChanged { running }),
+            kind::PROGRESS_NOTED => named::decode(name, body).map(|Nothing {}| Self::ProgressNoted),
             kind::REFUSED => named::decode(name, body).map(Self::Refused),
             _ => Err(not("a reply", frame)),
         }
@@ -234,16 +248,21 @@ impl Reply {
             | Self::Retried(_)
             | Self::Purged(_)
             | Self::Watched(_)
+            | Self::WorkerChanged { .. }
+            | Self::ProgressNoted
             | Self::Refused(_) => true,
         }
     }
 
     fn body(&self) -> Bytes {
         match self {
-            Self::Pong | Self::Registered => Bytes::new(),
+            Self::Pong | Self::Registered | Self::ProgressNoted => Bytes::new(),
             Self::Submitted(submitted) => named::encode(submitted),
             Self::SubmittedBatch(results) => encode_results(results, |submitted| *submitted),
-            Self::HeartbeatAck { term } => named::encode(&TermBody { term: *term }),
+            Self::HeartbeatAck { term, intake, withdrawn } => {
+                let (term, intake, withdrawn) = (*term, *intake, withdrawn.clone());
+                named::encode(&AckBody { term, intake, withdrawn })
+            }
             Self::Updated(results) | Self::Retried(results) | Self::Purged(results) => {
                 encode_results(results, |()| Nothing {})
             }
@@ -265,6 +284,7 @@ impl Reply {
             Self::Log(entries) => named::encode(&List { key: "entries", items: entries }),
             Self::Transferred { to } => named::encode(&ToBody { to: *to }),
             Self::Watched(watched) => named::encode(watched),
+            Self::WorkerChanged { running } => named::encode(&RunningBody { running: *running }),
             Self::Refused(refusal) => named::encode(refusal),
         }
     }
@@ -281,7 +301,9 @@ impl Reply {
             | Self::Transferred { .. }
             | Self::QueueChanged(_)
             | Self::Retried(_)
-            | Self::Purged(_) => true,
+            | Self::Purged(_)
+            | Self::WorkerChanged { .. }
+            | Self::ProgressNoted => true,
             Self::Pong
             | Self::Reserved(_)
             | Self::Job(_)
@@ -314,7 +336,8 @@ fn count_fitting(sizes: impl Iterator<Item = usize>) -> usize {
 }
 
 fn job_bytes_max(job: &JobView) -> usize {
-    let texts = job.output.len() + job.error.as_ref().map_or(0, String::len);
+    let note = job.progress.as_ref().map_or(0, |progress| progress.note.len());
+    let texts = job.output.len() + job.error.as_ref().map_or(0, String::len) + note;
     let options = job.options.as_ref().map_or(0, |options| options_bytes_max(options));
     let past: usize = job.past.iter().map(|past| ITEM_OVERHEAD_BYTES + past.error.len()).sum();
     ITEM_OVERHEAD_BYTES + texts + options + past + job.body.as_ref().map_or(0, body_bytes_max)
@@ -365,6 +388,7 @@ fn without_body(job: &JobView) -> JobView {
         finished_ms: job.finished_ms,
         options: job.options.clone(),
         held_ms: job.held_ms,
+        progress: job.progress.clone(),
         past: Vec::new(),
         body: None,
     }
@@ -443,8 +467,17 @@ impl<T: Serialize> Serialize for List<'_, T> {
 struct Nothing {}
 
 #[derive(Serialize, Deserialize)]
-struct TermBody {
+struct AckBody {
     term: Term,
+    #[serde(default, skip_serializing_if = "Intake::is_open")]
+    intake: Intake,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "list")]
+    withdrawn: Vec<Withdrawn>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RunningBody {
+    running: u32,
 }
 
 #[derive(Serialize, Deserialize)]

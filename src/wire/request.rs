@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use crate::jobs::command::{Registration, Release, StatusUpdate};
+use crate::jobs::intake::{Intake, NOTE_BYTES_MAX, PERCENT_MAX, ProgressReport};
 use crate::jobs::job::{
     Body, ERROR_BYTES_MAX, NewJob, OUTPUT_BYTES_MAX, Serves, Verdict, WORKER_QUEUES_MAX,
     WORKER_SLOTS_MAX,
@@ -19,8 +20,8 @@ use crate::wire::frame::{Frame, FrameCodec, FrameError};
 use crate::wire::jobs_in;
 use crate::wire::kind;
 use crate::wire::message::{
-    BATCH_JOBS_MAX, BATCH_UPDATES_MAX, Filter, LIST_JOBS_MAX, LIST_QUEUES_MAX, QueueFilter,
-    RESERVE_JOBS_MAX, Request, WAIT_JOBS_MAX, WAIT_MS_MAX, Watch,
+    BATCH_JOBS_MAX, BATCH_UPDATES_MAX, Filter, HELD_MAX, LIST_JOBS_MAX, LIST_QUEUES_MAX,
+    QueueFilter, RESERVE_JOBS_MAX, Request, WAIT_JOBS_MAX, WAIT_MS_MAX, Watch,
 };
 use crate::wire::named;
 use crate::wire::refusal::cut;
@@ -99,6 +100,8 @@ impl Request {
             Self::RetryJobs { .. } => kind::RETRY_JOBS,
             Self::PurgeJobs { .. } => kind::PURGE_JOBS,
             Self::Watch(_) => kind::WATCH,
+            Self::ChangeWorker { .. } => kind::CHANGE_WORKER,
+            Self::ReportProgress(_) => kind::REPORT_PROGRESS,
         }
     }
 
@@ -117,7 +120,9 @@ impl Request {
             | Self::TransferLeadership { .. }
             | Self::ChangeQueue { .. }
             | Self::RetryJobs { .. }
-            | Self::PurgeJobs { .. } => true,
+            | Self::PurgeJobs { .. }
+            | Self::ChangeWorker { .. }
+            | Self::ReportProgress(_) => true,
             Self::Ping
             | Self::Heartbeat { .. }
             | Self::Reserve { .. }
@@ -169,9 +174,17 @@ impl Request {
             Self::RegisterWorker(registration) => {
                 named::append(&RegisterBody::from(registration), out);
             }
-            Self::Heartbeat { worker, incarnation, draining } => {
-                let (worker, incarnation) = (worker.clone(), *incarnation);
-                named::append(&HeartbeatBody { worker, incarnation, draining: *draining }, out);
+            Self::Heartbeat { worker, incarnation, draining, held } => {
+                let body = HeartbeatBody {
+                    worker: worker.clone(),
+                    incarnation: *incarnation,
+                    draining: *draining,
+                    held: held
+                        .iter()
+                        .map(|(job, fence)| Held { job: *job, fence: *fence })
+                        .collect(),
+                };
+                named::append(&body, out);
             }
             Self::UpdateJobStatus(update) => named::append(&UpdateBody::from(update), out),
             Self::BatchUpdateJobStatus(updates) => {
@@ -200,6 +213,14 @@ impl Request {
             Self::ListQueues(filter) => named::append(filter, out),
             Self::ChangeQueue { queue, change } => {
                 named::append(&ChangeBody { queue: queue.clone(), change: *change }, out);
+            }
+            Self::ChangeWorker { worker, intake } => {
+                named::append(&IntakeBody { worker: worker.clone(), intake: *intake }, out);
+            }
+            Self::ReportProgress(report) => {
+                let ProgressReport { job, fence, percent, note } = report.clone();
+                let percent = u32::from(percent);
+                named::append(&ProgressBody { job, fence, percent, note }, out);
             }
             Self::GetClusterStatus { local } => named::append(&StatusBody { local: *local }, out),
             Self::ListLog { from, limit } => {
@@ -252,8 +273,11 @@ impl Request {
             }
             kind::REGISTER_WORKER => register(name, body),
             kind::HEARTBEAT => {
-                let HeartbeatBody { worker, incarnation, draining } = named::decode(name, body)?;
-                Ok(Self::Heartbeat { worker, incarnation, draining })
+                let HeartbeatBody { worker, incarnation, draining, held } =
+                    named::decode(name, body)?;
+                check_count(name, "jobs", held.len(), HELD_MAX)?;
+                let held = held.into_iter().map(|Held { job, fence }| (job, fence)).collect();
+                Ok(Self::Heartbeat { worker, incarnation, draining, held })
             }
             kind::RESERVE => reserve(name, body),
             kind::UPDATE_JOB_STATUS => {
@@ -267,7 +291,24 @@ impl Request {
                 check_count(name, "jobs", release.jobs.len(), RELEASE_JOBS_MAX)?;
                 Ok(Self::ReleaseJobs(release.into()))
             }
+            kind::CHANGE_WORKER => named::decode(name, body)
+                .map(|IntakeBody { worker, intake }| Self::ChangeWorker { worker, intake }),
+            kind::REPORT_PROGRESS => progress(name, body),
             _ => Err(not("a request", frame)),
+        }
+    }
+}
+
+fn progress(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
+    let ProgressBody { job, fence, percent, note } = named::decode(name, body)?;
+    match u8::try_from(percent) {
+        Ok(percent) if percent <= PERCENT_MAX => {
+            let note = cut(&note, NOTE_BYTES_MAX).to_owned();
+            Ok(Request::ReportProgress(ProgressReport { job, fence, percent, note }))
+        }
+        Ok(_) | Err(_) => {
+            let reason = format!("{percent} percent; 0 to {PERCENT_MAX}");
+            Err(WireError::Invalid { name, reason })
         }
     }
 }
@@ -376,6 +417,23 @@ struct HeartbeatBody {
     incarnation: Incarnation,
     #[serde(default)]
     draining: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "list")]
+    held: Vec<Held>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct IntakeBody {
+    worker: WorkerId,
+    intake: Intake,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ProgressBody {
+    job: JobId,
+    fence: Fence,
+    percent: u32,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    note: String,
 }
 
 #[derive(Serialize, Deserialize)]

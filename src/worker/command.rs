@@ -1,7 +1,7 @@
 //! One command from start to verdict, on a thread of its own in the guard.
 
 use std::fs::File;
-use std::io::{self, PipeReader, Read};
+use std::io::{self, PipeReader, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ExitStatus, Stdio};
@@ -10,14 +10,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process_group};
 
-use crate::jobs::job::{ERROR_BYTES_MAX, OUTPUT_BYTES_MAX, Verdict};
+use crate::jobs::job::{ERROR_BYTES_MAX, EXIT_TRY_LATER, OUTPUT_BYTES_MAX, Verdict};
 use crate::jobs::rules::in_words;
 use crate::types::Fence;
 use crate::worker::clock::Moment;
-use crate::worker::proc::{ENV_ATTEMPT, ENV_FENCE, ENV_JOB_ID};
+use crate::worker::proc::{ENV_ADDRS, ENV_ATTEMPT, ENV_FENCE, ENV_JOB_ID, ENV_QUEUE};
 use crate::worker::protocol::{Event, Start};
 use crate::worker::table::{Shared, Taken, Which};
 
@@ -39,9 +40,9 @@ const PROGRAM_BYTES_QUOTED: usize = 256;
 const ARGUMENT_BYTES_MAX: usize = 128 << 10;
 
 /// Runs a command that is already in the table, and tells its start and its end.
-pub(super) fn run(start: &Start, table: &Shared, events: &Sender<Event>) {
+pub(super) fn run(start: &Start, addrs: Option<&str>, table: &Shared, events: &Sender<Event>) {
     let fence = start.fence;
-    let verdict = match spawn(start, table) {
+    let verdict = match spawn(start, addrs, table) {
         Ok((child, output)) => {
             tell(events, Event::Started { fence, pid: child.id() });
             attend(fence, child, output, table)
@@ -83,7 +84,11 @@ fn ended(fence: Fence, mut verdict: Verdict, taken: Option<Taken>, timeout_ms: u
     Event::Ended { fence, verdict, taken }
 }
 
-fn spawn(start: &Start, table: &Shared) -> Result<(Child, PipeReader), String> {
+fn spawn(
+    start: &Start,
+    addrs: Option<&str>,
+    table: &Shared,
+) -> Result<(Child, PipeReader), String> {
     if table.lock().taken(start.fence).is_some() {
         return Err("not started".into());
     }
@@ -92,6 +97,7 @@ fn spawn(start: &Start, table: &Shared) -> Result<(Child, PipeReader), String> {
     };
     let spawned = io::pipe().and_then(|(reader, writer)| {
         let stdout = writer.try_clone()?;
+        let stdin = start.stdin.as_deref().map(input).transpose()?;
         // The command value holds the pipe's write ends; it is gone after this block, so that the
         // end of the pipe can come.
         let child = std::process::Command::new(program)
@@ -99,7 +105,9 @@ fn spawn(start: &Start, table: &Shared) -> Result<(Child, PipeReader), String> {
             .env(ENV_JOB_ID, start.job.to_string())
             .env(ENV_ATTEMPT, start.attempt.to_string())
             .env(ENV_FENCE, start.fence.to_string())
-            .stdin(Stdio::null())
+            .env(ENV_QUEUE, start.queue.as_str())
+            .envs(addrs.map(|addrs| (ENV_ADDRS, addrs)))
+            .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
             .stdout(stdout)
             .stderr(writer)
             .process_group(0)
@@ -118,6 +126,14 @@ fn spawn(start: &Start, table: &Shared) -> Result<(Child, PipeReader), String> {
             Err(format!("cannot start '{program}': {why}"))
         }
     }
+}
+
+/// Makes a file in memory of what a command reads: unlike a pipe it needs nobody who writes.
+fn input(bytes: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create("raftq-stdin", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 /// Says which limit of the system a command is above.
@@ -277,6 +293,10 @@ fn verdict_of(status: ExitStatus, tail: Tail) -> Verdict {
         (Some(0), _) => {
             let (output, output_cut) = tail.into_output();
             Verdict { completed: true, exit_code: Some(0), output, output_cut, error: None }
+        }
+        (Some(EXIT_TRY_LATER), _) => {
+            let error = format!("asked to be tried again later: exited with code {EXIT_TRY_LATER}");
+            failed(Some(EXIT_TRY_LATER), tail, error)
         }
         (Some(code), _) => failed(Some(code), tail, format!("exited with code {code}")),
         (None, Some(signal)) => failed(None, tail, killed_by(signal)),

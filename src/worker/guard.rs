@@ -59,11 +59,13 @@ const READ_BYTES: usize = 64 << 10;
 /// Runs the guard on this process's standard input and output until its node ends, and returns the
 /// exit code: 0 at the end of the pipe or on [`Order::Stop`], 1 for a broken pipe or a fault.
 ///
+/// `addrs` are the nodes of the cluster, which commands find in `RAFTQ_ADDRS`.
+///
 /// This is the body of a hidden verb of the binary. Nobody but a node calls it; log lines go to
 /// standard error, which is the node's.
 #[must_use]
-pub fn guard_main() -> i32 {
-    match guard() {
+pub fn guard_main(addrs: Option<String>) -> i32 {
+    match guard(addrs) {
         Ok(()) => 0,
         Err(error) => {
             log::error!("the guard of the node's commands ends: {error}");
@@ -72,7 +74,7 @@ pub fn guard_main() -> i32 {
     }
 }
 
-fn guard() -> io::Result<()> {
+fn guard(addrs: Option<String>) -> io::Result<()> {
     stand_apart()?;
     let orders = File::from(stdin().try_clone_to_owned()?);
     let pipe = File::from(stdout().try_clone_to_owned()?);
@@ -88,6 +90,7 @@ fn guard() -> io::Result<()> {
         lease: None,
         tick_at: Moment::now(),
         frames: Frames::default(),
+        addrs: addrs.map(Arc::from),
     };
     let outcome = guard.serve(orders);
     guard.end();
@@ -138,6 +141,8 @@ struct Guard {
     lease: Option<Moment>,
     tick_at: Moment,
     frames: Frames,
+    /// The nodes of the cluster, for the environment of commands.
+    addrs: Option<Arc<str>>,
 }
 
 impl Guard {
@@ -225,9 +230,10 @@ impl Guard {
             }
         }
         let (table, events) = (self.table.clone(), self.events.clone());
+        let addrs = self.addrs.clone();
         let spawned = thread::Builder::new()
             .name("command".into())
-            .spawn(move || command::run(&start, &table, &events));
+            .spawn(move || command::run(&start, addrs.as_deref(), &table, &events));
         match spawned {
             Ok(_) => Ok(()),
             Err(error) => self.no_thread(fence, &error),

@@ -323,10 +323,11 @@ impl Life {
     }
 
     fn begin(&mut self, assignment: Assignment) {
-        let Assignment { id: job, attempt, fence, body, timeout_ms, queue: _ } = assignment;
+        let Assignment { id: job, attempt, fence, body, timeout_ms, queue } = assignment;
         match body {
             Body::Command(argv) => {
-                self.order(Order::Start(Start { fence, job, attempt, timeout_ms, argv }));
+                let start = Start { fence, job, attempt, timeout_ms, argv, queue, stdin: None };
+                self.order(Order::Start(start));
             }
             Body::Payload(_) => {
                 self.holdings.ended(fence);

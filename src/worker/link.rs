@@ -14,7 +14,7 @@ use rustix::process::{
 };
 
 use crate::worker::clock::Moment;
-use crate::worker::proc::{self, ENV_ATTEMPT, ENV_FENCE, ENV_GUARD, ENV_JOB_ID};
+use crate::worker::proc::{self, ENV_ATTEMPT, ENV_FENCE, ENV_GUARD, ENV_JOB_ID, ENV_QUEUE};
 use crate::worker::protocol::{Event, Order, read_frame, write_frame};
 
 /// Orders that wait for the pipe beside those that slots bound (a start and two ends for each).
@@ -69,6 +69,7 @@ impl Link {
             .env_remove(ENV_JOB_ID)
             .env_remove(ENV_ATTEMPT)
             .env_remove(ENV_FENCE)
+            .env_remove(ENV_QUEUE)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;

@@ -39,7 +39,7 @@ pub mod leaving;
 mod life;
 pub mod link;
 pub mod outbox;
-mod proc;
+pub(crate) mod proc;
 pub mod protocol;
 pub mod reports;
 pub mod runner;

@@ -9,14 +9,20 @@ use rustix::process::Pid;
 use crate::types::Fence;
 
 /// The variable that tells a command its job.
-pub(super) const ENV_JOB_ID: &str = "RAFTQ_JOB_ID";
+pub(crate) const ENV_JOB_ID: &str = "RAFTQ_JOB_ID";
 
 /// The variable that tells a command which attempt it is.
 pub(super) const ENV_ATTEMPT: &str = "RAFTQ_ATTEMPT";
 
 /// The variable that tells a command its fence; by it a process that left its group is
 /// known among the children of one guard.
-pub(super) const ENV_FENCE: &str = "RAFTQ_FENCE";
+pub(crate) const ENV_FENCE: &str = "RAFTQ_FENCE";
+
+/// The variable that tells a command the queue of its job.
+pub(super) const ENV_QUEUE: &str = "RAFTQ_QUEUE";
+
+/// The variable that tells a command the nodes of its cluster, as `--addrs` takes them.
+pub(super) const ENV_ADDRS: &str = "RAFTQ_ADDRS";
 
 /// The variable that names the guard above a command, differently for each start of each guard: a
 /// fence says nothing of the cluster, and there may be several on one machine.

@@ -2,14 +2,15 @@
 
 use std::io::{self, Read, Write};
 
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::jobs::job::Verdict;
-use crate::types::{Fence, JobId};
+use crate::types::{Fence, JobId, QueueName};
 use crate::worker::clock::Moment;
 
-/// The bytes of one frame's value, at most. The largest is a `Start` with a command of 1 MiB; what
+/// The bytes of one frame's value, at most. The largest is a `Start` with a command or a payload of 1 MiB; what
 /// is longer is no frame of ours, and the pipe is given up.
 pub const FRAME_BYTES_MAX: usize = 2 << 20;
 
@@ -51,6 +52,10 @@ pub struct Start {
     pub timeout_ms: Option<u64>,
     /// The program and its arguments.
     pub argv: Vec<String>,
+    /// Its queue, for the command's environment.
+    pub queue: QueueName,
+    /// What it reads on its standard input; `None`: nothing.
+    pub stdin: Option<Bytes>,
 }
 
 /// What a guard tells its node.
@@ -172,6 +177,8 @@ mod tests {
             attempt: 2,
             timeout_ms: Some(9),
             argv,
+            queue: QueueName::default(),
+            stdin: Some(Bytes::from_static(b"in")),
         })
     }
 

@@ -146,6 +146,7 @@ pub(crate) fn job(id: JobId, status: Status) -> JobView {
         finished_ms: status.is_final().then_some(Millis(3)),
         options: None,
         held_ms: None,
+        progress: None,
         past: Vec::new(),
         body: Some(Body::Command(vec!["echo".into(), "a b".into()])),
     }

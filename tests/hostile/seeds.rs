@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 use raftq::jobs::codec;
 use raftq::jobs::command::{Command, Limits, Pair, Registration, Release, Stamped, StatusUpdate};
+use raftq::jobs::intake::{Intake, ProgressReport};
 use raftq::jobs::job::{Body, NewJob, Serves, Verdict};
 use raftq::jobs::machine::Machine;
 use raftq::jobs::options::{Options as Asked, Tags};
@@ -293,6 +294,16 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("assign-of-a-rated-queue", Command::AssignJob(vec![pair(7, "node-1")])),
         ("retry", Command::RetryJob(vec![id(4), id(1)])),
         ("purge", Command::PurgeJob(vec![id(98)])),
+        ("worker-quiet", Command::ChangeWorker(worker("node-1"), Intake::Quiet)),
+        (
+            "progress",
+            Command::ReportProgress(ProgressReport {
+                job: id(7),
+                fence: Fence::new(Index(16), 0),
+                percent: 40,
+                note: "two of five".into(),
+            }),
+        ),
     ]
 }
 

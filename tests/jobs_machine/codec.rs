@@ -4,6 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use raftq::jobs::codec::{self, DecodeError, encode};
 use raftq::jobs::command::{Command, Limits, Registration, Release, Stamped};
+use raftq::jobs::intake::{Intake, ProgressReport};
 use raftq::jobs::job::{Body, NewJob, Serves};
 use raftq::jobs::options::Options;
 use raftq::jobs::rules::{QueueChange, Rate};
@@ -56,6 +57,14 @@ fn samples() -> Vec<Stamped> {
         Command::ChangeQueue(queue("mail"), QueueChange::Rate(Some(Rate { count: 2, per_ms: 3 }))),
         Command::RetryJob(vec![id(1)]),
         Command::PurgeJob(vec![id(1), id(2)]),
+        Command::ChangeWorker(worker("w"), Intake::Open),
+        Command::ChangeWorker(worker("w"), Intake::Drain),
+        Command::ReportProgress(ProgressReport {
+            job: id(1),
+            fence: Fence(4097),
+            percent: 40,
+            note: "half".into(),
+        }),
         Command::SubmitJob(vec![asks(1, 3), command(2), asks(3, 3), asks(4, 4)]),
     ]
     .map(stamped)
@@ -103,6 +112,8 @@ fn options_follow_the_body_in_the_bytes_that_logs_on_disk_hold() {
     assert!(bytes.ends_with(&[10, 0xc0]), "{bytes:?}");
     let bytes = encode(&stamped(Command::ChangeQueue(queue("q"), QueueChange::Pause)));
     assert!(bytes.ends_with(b"\x0b\x92\xa1q\xa5pause"), "{bytes:?}");
+    let bytes = encode(&stamped(Command::ChangeWorker(worker("w"), Intake::Quiet)));
+    assert!(bytes.ends_with(b"\x17\x92\xa1w\x01"), "{bytes:?}");
 }
 
 #[test]

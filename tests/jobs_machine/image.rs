@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use raftq::jobs::command::{Command, Registration};
 use raftq::jobs::image::{ImageError, RECORD_BYTES_MAX};
+use raftq::jobs::intake::{Intake, ProgressReport};
 use raftq::jobs::job::{BODY_BYTES_MAX, Body, NewJob, Serves};
 use raftq::jobs::machine::Machine;
 use raftq::jobs::options::{Options, Tags};
@@ -10,7 +11,7 @@ use raftq::jobs::restore::Restore;
 use raftq::jobs::rules::{QueueChange, Rate};
 use raftq::types::{Index, Tag};
 
-use crate::support::{Rig, id, pair, payload, queue, registration, update};
+use crate::support::{Rig, id, pair, payload, queue, registration, update, worker};
 
 /// A machine with something of everything in it.
 fn sample() -> Machine {
@@ -53,7 +54,14 @@ fn sample() -> Machine {
     rig.register(Registration { tags: gpu, ..registration("p", 1, 2, serves) });
     let fence = rig.assign_one(21, "p", 1);
     rig.report(update(21, fence, false));
-    rig.assign_one(22, "p", 1);
+    let fence = rig.assign_one(22, "p", 1);
+    rig.apply(Command::ReportProgress(ProgressReport {
+        job: id(22),
+        fence,
+        percent: 40,
+        note: "two of five".into(),
+    }));
+    rig.apply(Command::ChangeWorker(worker("p"), Intake::Quiet));
     let rate = Rate { count: 1, per_ms: 60_000 };
     for (name, change) in [
         ("default", QueueChange::Limit(Some(9))),
@@ -188,8 +196,8 @@ fn restore_rules_out_of_bounds_is_refused() {
 fn restore_other_version_is_refused() {
     let mut records = records(&Machine::new());
     assert_eq!(records[0][3], 4, "the version");
-    records[0][3] = 2;
-    assert_eq!(restore(&records).err(), Some(ImageError::Version(2)));
+    records[0][3] = 3;
+    assert_eq!(restore(&records).err(), Some(ImageError::Version(3)));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -10,10 +11,12 @@ use raftq::jobs::command::{
     Command, Event, Limits, Outcome, Pair, Registration, Release, RetryOutcome, Stamped,
     StatusUpdate,
 };
-use raftq::jobs::job::{Body, NewJob, Serves, Status};
+use raftq::jobs::intake::{Intake, ProgressReport};
+use raftq::jobs::job::{Body, NewJob, Serves, Status, Verdict};
 use raftq::jobs::lane::Class;
 use raftq::jobs::machine::{Applied, Machine};
 use raftq::jobs::options::{Options, Tags};
+use raftq::jobs::resident::Job;
 use raftq::jobs::restore::Restore;
 use raftq::jobs::rules::{QueueChange, Rate};
 use raftq::jobs::scheduler::{Proposed, schedule};
@@ -42,6 +45,8 @@ pub(crate) enum Op {
     Change(u8, QueueChange),
     Retry(Vec<u64>),
     Purge(Vec<u64>),
+    Decide(usize, Intake),
+    Say(u64, u64, u8),
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
@@ -94,6 +99,10 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0u8..3, change()).prop_map(|(queue, change)| Op::Change(queue, change)),
         1 => prop::collection::vec(job(), 0..3).prop_map(Op::Retry),
         1 => prop::collection::vec(job(), 0..3).prop_map(Op::Purge),
+        2 => (who(), 0u8..6).prop_map(|(worker, intake)| {
+            Op::Decide(worker, Intake::from_code(intake).unwrap_or(Intake::Open))
+        }),
+        2 => (job(), 0u64..4, 0u8..120).prop_map(|(job, stale, percent)| Op::Say(job, stale, percent)),
     ]
 }
 
@@ -183,7 +192,11 @@ fn command(machine: &Machine, op: &Op) -> Option<Command> {
                 .map(|(number, stale, completed)| StatusUpdate {
                     job: id(*number),
                     fence: Fence(fence_of(machine, id(*number)).0.saturating_sub(stale / 3)),
-                    verdict: verdict(*completed),
+                    verdict: match number % 5 {
+                        // It asks to be tried again later.
+                        0 if !completed => Verdict { exit_code: Some(75), ..verdict(false) },
+                        _ => verdict(*completed),
+                    },
                 })
                 .collect(),
         ),
@@ -205,6 +218,13 @@ fn command(machine: &Machine, op: &Op) -> Option<Command> {
         }
         Op::Retry(numbers) => Command::RetryJob(numbers.iter().copied().map(id).collect()),
         Op::Purge(numbers) => Command::PurgeJob(numbers.iter().copied().map(id).collect()),
+        Op::Decide(worker, intake) => Command::ChangeWorker(name(*worker), *intake),
+        Op::Say(number, stale, percent) => Command::ReportProgress(ProgressReport {
+            job: id(*number),
+            fence: Fence(fence_of(machine, id(*number)).0.saturating_sub(stale / 3)),
+            percent: *percent,
+            note: "n".repeat(usize::from(*percent % 3)),
+        }),
         Op::Noop | Op::Wait(_) => return None,
     })
 }
@@ -233,6 +253,10 @@ pub(crate) fn run(machine: &mut Machine, ops: &[Op], see: &mut See<'_>) {
             }
         }
     }
+}
+
+fn is_put_off(job: &Arc<Job>) -> bool {
+    job.extra.as_ref().is_some_and(|extra| extra.put_off > 0)
 }
 
 fn records(machine: &Machine) -> Vec<Vec<u8>> {
@@ -403,6 +427,8 @@ fn generated_commands_reach_every_kind_of_answer() {
                 Outcome::Purged(outcomes) => {
                     outcomes.iter().map(|it| format!("purge {it:?}")).collect()
                 }
+                Outcome::WorkerChanged(outcome) => vec![format!("worker {outcome:?}")],
+                Outcome::ProgressNoted(outcome) => vec![format!("progress {outcome:?}")],
             };
             let short =
                 |it: &String| it.split(['(', ' ', '{']).take(2).collect::<Vec<_>>().join(" ");
@@ -410,6 +436,7 @@ fn generated_commands_reach_every_kind_of_answer() {
             for (key, is_so) in [
                 ("held", machine.counts().held > 0),
                 ("dropped", machine.counts().dead_dropped > 0),
+                ("put off", (0..24).filter_map(|it| machine.job(id(it))).any(is_put_off)),
                 ("rests", machine.queues().any(|(_, it)| it.rules.iter().any(|it| it.rests))),
             ] {
                 if is_so {
@@ -442,6 +469,13 @@ fn generated_commands_reach_every_kind_of_answer() {
         "purge Purged",
         "purge Open",
         "purge NotFound",
+        "worker Changed",
+        "worker NotFound",
+        "worker Gone",
+        "progress Applied",
+        "progress StaleFence",
+        "progress NotFound",
+        "put off",
         "held",
         "dropped",
         "rests",

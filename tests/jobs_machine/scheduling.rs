@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use raftq::jobs::command::{Command, Pair};
+use raftq::jobs::intake::Intake;
 use raftq::jobs::job::{Serves, Status};
 use raftq::jobs::machine::Machine;
 use raftq::jobs::registry::{Load, WorkerState};
@@ -238,7 +239,7 @@ fn oracle(
         }
         let best = machine
             .workers()
-            .filter(|worker| worker.state == WorkerState::Live)
+            .filter(|worker| worker.state == WorkerState::Live && worker.intake == Intake::Open)
             .filter(|worker| alive(&worker.id, worker.incarnation) && worker.takes(&job.class()))
             .filter_map(|worker| {
                 let start = (worker.id.clone(), worker.incarnation);

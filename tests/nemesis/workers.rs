@@ -204,6 +204,7 @@ impl Late {
             worker: self.worker.clone(),
             incarnation: self.incarnation,
             draining: false,
+            held: Vec::new(),
         };
         if let Err(error) = self.call(beat).await
             && error.refusal().is_some_and(|no| no.code == Code::FailedPrecondition)

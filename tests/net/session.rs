@@ -25,7 +25,7 @@ fn taken(number: u32) -> Reply {
 
 fn heartbeat() -> Request {
     let worker = WorkerId::built_in(NodeId(1));
-    Request::Heartbeat { worker, incarnation: Incarnation(1), draining: false }
+    Request::Heartbeat { worker, incarnation: Incarnation(1), draining: false, held: Vec::new() }
 }
 
 /// Fills the lane of proposals, as if the Raft thread stood still.
@@ -115,7 +115,14 @@ fn full_lane_refuses_submits_at_once_and_lets_reports_and_reads_through() {
     client.send(2, &heartbeat());
     client.send(3, &Request::GetJob { id: job(1).id });
     let report = node.outlets.reports.recv_timeout(LONG).expect("the heartbeat");
-    waiter(report).answer(Reply::HeartbeatAck { term: raftq::types::Term(4) }.into());
+    waiter(report).answer(
+        Reply::HeartbeatAck {
+            term: raftq::types::Term(4),
+            intake: raftq::jobs::intake::Intake::Open,
+            withdrawn: Vec::new(),
+        }
+        .into(),
+    );
     waiter(node.read()).answer(Refusal::not_found("no").into());
     assert_eq!(client.reply().0 + client.reply().0, 5);
     client.send(4, &Request::CancelJobs { ids: vec![job(1).id] });
@@ -334,6 +341,7 @@ fn reader_that_does_not_read_is_cut_off() {
         finished_ms: None,
         options: None,
         held_ms: None,
+        progress: None,
         past: Vec::new(),
         body: Some(payload(1, 1 << 20).body),
     };

@@ -8,6 +8,7 @@ use proptest::option;
 use proptest::prelude::*;
 use raftq::jobs::change::{Change, Event, Position, What};
 use raftq::jobs::command::{Registration, Release, StatusUpdate};
+use raftq::jobs::intake::{Intake, PERCENT_MAX, Progress, ProgressReport};
 use raftq::jobs::job::{Assignment, AttemptView, Body, JobView, NewJob, Serves, Status, Verdict};
 use raftq::jobs::options::{DURATION_MS_MAX, Options, PRIORITY_MAX, RETRIES_MAX, Tags};
 use raftq::jobs::rules::{LIMIT_MAX, QueueChange, RATE_COUNT_MAX, Rate};
@@ -22,7 +23,7 @@ use raftq::wire::hello::Reject;
 use raftq::wire::message::{
     BulkMessage, ClusterStatus, Code, Filter, Hello, LeaderHint, LogLine, NodeStatus, PeerHello,
     PeerMessage, QueueChanged, QueueFilter, QueueView, Refusal, Reply, Request, Role, Submitted,
-    WAIT_MS_MAX, Watch, Watched, Welcome, WorkerView,
+    WAIT_MS_MAX, Watch, Watched, Welcome, Withdrawn, WorkerView,
 };
 use raftq::wire::request::LIST_LOG_MAX;
 
@@ -34,6 +35,14 @@ fn job_id() -> impl Strategy<Value = JobId> {
 
 fn queue() -> impl Strategy<Value = QueueName> {
     "[A-Za-z0-9._-]{1,64}".prop_map(|text| QueueName::new(&text).expect("a name"))
+}
+
+fn intake() -> impl Strategy<Value = Intake> {
+    prop_oneof![Just(Intake::Open), Just(Intake::Quiet), Just(Intake::Drain)]
+}
+
+fn held() -> impl Strategy<Value = Vec<(JobId, Fence)>> {
+    vec((job_id(), number().prop_map(Fence)), 0..5)
 }
 
 fn worker() -> impl Strategy<Value = WorkerId> {
@@ -223,6 +232,11 @@ fn view(with_body: bool) -> impl Strategy<Value = JobView> {
                 finished_ms: times.2.map(Millis),
                 options,
                 held_ms: times.3.map(Millis),
+                progress: times.3.map(|at| Progress {
+                    percent: 7,
+                    note: if at % 2 == 0 { String::new() } else { "half".into() },
+                    at_ms: Millis(at),
+                }),
                 past: if with_body { past } else { Vec::new() },
                 body,
             }
@@ -262,6 +276,10 @@ fn requests() -> impl Strategy<Value = Request> {
         vec(job_id(), 0..9).prop_map(|ids| Request::RetryJobs { ids }),
         vec(job_id(), 0..9).prop_map(|ids| Request::PurgeJobs { ids }),
         watches().prop_map(Request::Watch),
+        (worker(), intake()).prop_map(|(worker, intake)| Request::ChangeWorker { worker, intake }),
+        (job_id(), number(), 0..=PERCENT_MAX, ".{0,60}").prop_map(|(job, fence, percent, note)| {
+            Request::ReportProgress(ProgressReport { job, fence: Fence(fence), percent, note })
+        }),
         (start(), 1..=4096_u32, serves(), tags(), option::of(number())).prop_map(
             |((worker, incarnation), slots, serves, tags, gave_up)| {
                 Request::RegisterWorker(Registration {
@@ -274,8 +292,8 @@ fn requests() -> impl Strategy<Value = Request> {
                 })
             }
         ),
-        (start(), any::<bool>()).prop_map(|((worker, incarnation), draining)| {
-            Request::Heartbeat { worker, incarnation, draining }
+        (start(), any::<bool>(), held()).prop_map(|((worker, incarnation), draining, held)| {
+            Request::Heartbeat { worker, incarnation, draining, held }
         }),
         (start(), number(), 0..=256_u32, 0..=WAIT_MS_MAX).prop_map(
             |((worker, incarnation), after, max, wait_ms)| {
@@ -402,7 +420,15 @@ fn replies() -> impl Strategy<Value = Reply> {
         Just(Reply::Registered),
         submitted().prop_map(Reply::Submitted),
         results(submitted()).prop_map(Reply::SubmittedBatch),
-        number().prop_map(|term| Reply::HeartbeatAck { term: Term(term) }),
+        (number(), intake(), vec((number(), option::of(status())), 0..5)).prop_map(
+            |(term, intake, over)| {
+                let withdrawn = |(fence, status)| Withdrawn { fence: Fence(fence), status };
+                let withdrawn = over.into_iter().map(withdrawn).collect();
+                Reply::HeartbeatAck { term: Term(term), intake, withdrawn }
+            }
+        ),
+        any::<u32>().prop_map(|running| Reply::WorkerChanged { running }),
+        Just(Reply::ProgressNoted),
         results(Just(())).prop_map(Reply::Updated),
         any::<u32>().prop_map(|count| Reply::Released { count }),
         assignments().prop_map(Reply::Reserved),
@@ -429,6 +455,7 @@ fn replies() -> impl Strategy<Value = Reply> {
                 running: slots / 2,
                 state: "live".into(),
                 registered_ms: Millis(5),
+                intake: if slots % 2 == 0 { Intake::Open } else { Intake::Quiet },
             };
             Reply::Workers(workers.into_iter().map(view).collect())
         }),

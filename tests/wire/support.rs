@@ -3,6 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use raftq::jobs::change::{Change, Event, Position, What};
 use raftq::jobs::command::{Registration, Release, StatusUpdate};
+use raftq::jobs::intake::{Intake, ProgressReport};
 use raftq::jobs::job::{Assignment, AttemptView, Body, JobView, NewJob, Serves, Status, Verdict};
 use raftq::jobs::options::{Options, Tags};
 use raftq::jobs::rules::{QueueChange, Rate};
@@ -20,7 +21,7 @@ use raftq::wire::kind;
 use raftq::wire::message::{
     BulkMessage, ClusterStatus, Code, Filter, Hello, LeaderHint, LogLine, NodeStatus, PeerHello,
     PeerMessage, QueueChanged, QueueFilter, QueueView, Refusal, Reply, Request, Role, Submitted,
-    Watch, Watched, Welcome, WorkerView,
+    Watch, Watched, Welcome, Withdrawn, WorkerView,
 };
 use tokio_util::codec::Encoder;
 
@@ -124,6 +125,7 @@ fn view(id: JobId, status: Status) -> JobView {
         finished_ms: ended.then_some(Millis(1_730_800_000_040)),
         options: None,
         held_ms: None,
+        progress: None,
         past: Vec::new(),
         body: None,
     }
@@ -168,6 +170,7 @@ pub(crate) fn samples() -> Vec<(&'static str, u32, Any)> {
     samples.extend(queues());
     samples.extend(views());
     samples.extend(workers());
+    samples.extend(sayings());
     samples.extend(peers());
     samples.extend(bulk());
     samples
@@ -429,6 +432,7 @@ fn views() -> Vec<(&'static str, u32, Any)> {
                 running: 1,
                 state: "live".into(),
                 registered_ms: Millis(1_730_800_000_000),
+                intake: Intake::Open,
             }])),
         ),
         ("GET_CLUSTER_STATUS", 10, Any::Request(Request::GetClusterStatus { local: false })),
@@ -476,6 +480,40 @@ fn views() -> Vec<(&'static str, u32, Any)> {
     ]
 }
 
+fn sayings() -> Vec<(&'static str, u32, Any)> {
+    vec![
+        (
+            "HEARTBEAT_ACK with news",
+            21,
+            Any::Reply(Reply::HeartbeatAck {
+                term: Term(7),
+                intake: Intake::Drain,
+                withdrawn: vec![Withdrawn {
+                    fence: Fence(53_248),
+                    status: Some(Status::Cancelled),
+                }],
+            }),
+        ),
+        (
+            "CHANGE_WORKER",
+            48,
+            Any::Request(Request::ChangeWorker { worker: worker(), intake: Intake::Quiet }),
+        ),
+        ("WORKER_CHANGED", 48, Any::Reply(Reply::WorkerChanged { running: 2 })),
+        (
+            "REPORT_PROGRESS",
+            49,
+            Any::Request(Request::ReportProgress(ProgressReport {
+                job: job(),
+                fence: Fence(53_248),
+                percent: 40,
+                note: "two of five".into(),
+            })),
+        ),
+        ("PROGRESS_NOTED", 49, Any::Reply(Reply::ProgressNoted)),
+    ]
+}
+
 fn workers() -> Vec<(&'static str, u32, Any)> {
     let incarnation = Incarnation(9_007_199_254_740_993);
     let update =
@@ -497,9 +535,22 @@ fn workers() -> Vec<(&'static str, u32, Any)> {
         (
             "HEARTBEAT",
             21,
-            Any::Request(Request::Heartbeat { worker: worker(), incarnation, draining: false }),
+            Any::Request(Request::Heartbeat {
+                worker: worker(),
+                incarnation,
+                draining: false,
+                held: vec![(job(), Fence(53_248)), (other_job(), Fence(53_249))],
+            }),
         ),
-        ("HEARTBEAT_ACK", 21, Any::Reply(Reply::HeartbeatAck { term: Term(7) })),
+        (
+            "HEARTBEAT_ACK",
+            21,
+            Any::Reply(Reply::HeartbeatAck {
+                term: Term(7),
+                intake: Intake::Open,
+                withdrawn: Vec::new(),
+            }),
+        ),
         (
             "RESERVE",
             22,

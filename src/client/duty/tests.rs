@@ -4,8 +4,10 @@ use bytes::Bytes;
 
 use super::*;
 use crate::client::error::Story;
-use crate::jobs::job::Body;
+use crate::jobs::intake::Intake;
+use crate::jobs::job::{Body, Status};
 use crate::types::{Incarnation, Millis, Term};
+use crate::wire::message::Withdrawn;
 
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -42,6 +44,10 @@ fn done() -> Verdict {
     Verdict { completed: true, exit_code: None, output, output_cut: false, error: None }
 }
 
+fn ack() -> Reply {
+    Reply::HeartbeatAck { term: Term(1), intake: Intake::Open, withdrawn: Vec::new() }
+}
+
 fn refused(refusal: Refusal) -> Error {
     Error::Refused { refusal: Box::new(refusal), story: Box::<Story>::default() }
 }
@@ -60,7 +66,7 @@ fn calls(orders: &[Order]) -> Vec<(Ask, Request)> {
         .iter()
         .filter_map(|order| match order {
             Order::Call { ask, request, .. } => Some((*ask, request.clone())),
-            Order::Start(_) | Order::Abandon(_) => None,
+            Order::Start(_) | Order::Abandon(..) => None,
         })
         .collect()
 }
@@ -75,7 +81,7 @@ fn names(orders: &[Order]) -> Vec<&'static str> {
         .map(|order| match order {
             Order::Call { request, .. } => request.name(),
             Order::Start(_) => "start",
-            Order::Abandon(_) => "abandon",
+            Order::Abandon(..) => "abandon",
         })
         .collect()
 }
@@ -113,7 +119,7 @@ fn worker_registers_then_looks_for_jobs_and_beats_each_second() {
     assert_eq!(names(&duty.step(at(600))), ["RESERVE"]);
     assert_eq!(duty.wake_at(), at(1000), "registering counts as a heartbeat");
     let (beat, _) = find(&duty.step(at(1000)), "HEARTBEAT").unwrap();
-    duty.heard(beat, Ok(Reply::HeartbeatAck { term: Term(1) }), at(1010));
+    duty.heard(beat, Ok(ack()), at(1010));
     assert_eq!(duty.wake_at(), at(2000));
     assert_eq!(names(&duty.step(at(2000))), ["HEARTBEAT"]);
 }
@@ -144,7 +150,7 @@ fn lease_counts_from_when_the_answered_heartbeat_was_sent() {
     let (early, _) = find(&duty.step(at(1000)), "HEARTBEAT").unwrap();
     duty.step(at(2000));
     // The answer to the first comes late, after the second was sent.
-    duty.heard(early, Ok(Reply::HeartbeatAck { term: Term(1) }), at(2900));
+    duty.heard(early, Ok(ack()), at(2900));
     assert!(!names(&duty.step(at(3999))).contains(&"abandon"));
     assert!(names(&duty.step(at(4000))).contains(&"abandon"));
 }
@@ -154,7 +160,7 @@ fn answer_that_comes_when_the_lease_is_over_does_not_renew_it() {
     let (mut duty, _) = working(&[4096]);
     let (beat, _) = find(&duty.step(at(1000)), "HEARTBEAT").unwrap();
     // The process was frozen: it hears this at 4.5 s, before it looks at the clock.
-    duty.heard(beat, Ok(Reply::HeartbeatAck { term: Term(1) }), at(4500));
+    duty.heard(beat, Ok(ack()), at(4500));
     assert!(names(&duty.step(at(4500))).contains(&"abandon"));
 }
 
@@ -217,17 +223,14 @@ fn worker_below_a_start_that_registered_draws_above_it_and_claims_nothing() {
 
 /// It stood still, was judged lost, and another process took its name meanwhile, and holds jobs.
 #[test]
-fn worker_that_finds_another_process_in_its_place_does_not_speak_for_it() {
+fn worker_that_finds_another_process_in_its_place_ends_and_does_not_speak_for_it() {
     let (mut duty, _) = working(&[4096]);
     let (ask, _) = find(&duty.step(at(9000)), "REGISTER_WORKER").unwrap();
     let standing = Incarnation::first(Millis(1_800_000_000_000), 5);
     let no = Refusal::new(Code::FailedPrecondition, "over");
     duty.heard(ask, Err(refused(Refusal { incarnation: Some(standing), ..no })), at(9001));
-    let Some((_, Request::RegisterWorker(anew))) = find(&duty.step(at(9200)), "REGISTER_WORKER")
-    else {
-        panic!("it registers again")
-    };
-    assert!(anew.incarnation > standing && anew.gave_up.is_none());
+    assert!(calls(&duty.step(at(9200))).is_empty());
+    assert_eq!(duty.ended_with().map(|report| report.reason), Some(StopReason::Superseded));
 }
 
 /// The heartbeat that is refused says already which start stands: no registration is lost to find out.
@@ -235,8 +238,8 @@ fn worker_that_finds_another_process_in_its_place_does_not_speak_for_it() {
 fn worker_told_by_a_heartbeat_which_start_stands_draws_above_it() {
     let (mut duty, _) = working(&[4096]);
     let (beat, _) = find(&duty.step(at(1000)), "HEARTBEAT").unwrap();
-    let standing = Incarnation::first(Millis(1_800_000_000_000), 5);
-    let no = Refusal::new(Code::FailedPrecondition, "over");
+    let standing = Incarnation(1);
+    let no = Refusal::new(Code::FailedPrecondition, "judged lost");
     duty.heard(beat, Err(refused(Refusal { incarnation: Some(standing), ..no })), at(1001));
     let Some((_, Request::RegisterWorker(anew))) = find(&duty.step(at(1100)), "REGISTER_WORKER")
     else {
@@ -412,7 +415,7 @@ fn grace_that_is_over_gives_the_rest_back() {
     for second in 1..=10 {
         let now = at(second * 1000);
         if let Some((beat, _)) = find(&duty.step(now), "HEARTBEAT") {
-            duty.heard(beat, Ok(Reply::HeartbeatAck { term: Term(1) }), now);
+            duty.heard(beat, Ok(ack()), now);
         }
     }
     let orders = duty.step(at(10_100));
@@ -465,7 +468,7 @@ fn any_life_keeps_the_rules() {
                     Order::Call { ask, .. } => calls.push(ask),
                     Order::Start(job) => assert_eq!(running.insert(job.fence, ()), None),
                     // Its handler may have ended just before.
-                    Order::Abandon(fence) => drop(running.remove(&fence)),
+                    Order::Abandon(fence, _) => drop(running.remove(&fence)),
                 }
             }
             assert!(running.is_empty() || at(now) < duty.lease_end(), "seed {seed} at {now}");
@@ -483,13 +486,14 @@ fn any_life_keeps_the_rules() {
                     _ if bad && dice.u8(..) < 40 => Err(over()),
                     _ if bad => Err(unreachable()),
                     Ask::Register { .. } => Ok(Reply::Registered),
-                    Ask::Heartbeat { .. } => Ok(Reply::HeartbeatAck { term: Term(1) }),
+                    Ask::Heartbeat { .. } => Ok(ack()),
                     Ask::Reserve { .. } => {
                         fence += 1;
                         Ok(Reply::Reserved(vec![assignment(fence)]))
                     }
                     Ask::Report => Ok(Reply::Updated(vec![Ok(()); duty.reported.len()])),
                     Ask::Release => Ok(Reply::Released { count: 0 }),
+                    Ask::Progress { .. } => Ok(Reply::ProgressNoted),
                 };
                 duty.heard(ask, answer, at(now));
             }
@@ -515,8 +519,11 @@ fn handler_that_takes_too_long_is_ended_and_reported_as_failed() {
     assert_eq!(duty.wake_at(), at(600));
     assert!(!names(&duty.step(at(599))).contains(&"abandon"));
     let orders = duty.step(at(600));
-    assert!(orders.contains(&Order::Abandon(Fence(7))), "{orders:?}");
-    assert!(!orders.contains(&Order::Abandon(Fence(8))), "it may take as long as it likes");
+    assert!(orders.contains(&Order::Abandon(Fence(7), Abandoned::TimedOut)), "{orders:?}");
+    assert!(
+        !orders.iter().any(|it| matches!(it, Order::Abandon(Fence(8), _))),
+        "it may take as long as it likes"
+    );
     let Some((_, Request::BatchUpdateJobStatus(updates))) =
         find(&orders, "BATCH_UPDATE_JOB_STATUS")
     else {
@@ -527,4 +534,132 @@ fn handler_that_takes_too_long_is_ended_and_reported_as_failed() {
     // What it says after all does not count.
     duty.ended(Fence(7), done(), at(601));
     assert!(find(&duty.step(at(601)), "BATCH_UPDATE_JOB_STATUS").is_none());
+}
+
+/// Has the next heartbeat answered like this, at the time at which it is sent.
+fn beat(duty: &mut Duty, answer: Reply) -> Request {
+    let now = duty.heartbeat_due;
+    let (ask, request) = find(&duty.step(now), "HEARTBEAT").unwrap();
+    duty.heard(ask, Ok(answer), now);
+    request
+}
+
+fn news(intake: Intake, withdrawn: &[(u64, Option<Status>)]) -> Reply {
+    let over = |(fence, status): &(u64, Option<Status>)| Withdrawn {
+        fence: Fence(*fence),
+        status: *status,
+    };
+    let withdrawn = withdrawn.iter().map(over).collect();
+    Reply::HeartbeatAck { term: Term(1), intake, withdrawn }
+}
+
+#[test]
+fn heartbeat_names_what_runs_and_what_is_withdrawn_is_ended_with_the_reason() {
+    let (mut duty, _) = working(&[7, 8, 9]);
+    let over = [(7, Some(Status::Cancelled)), (9, None), (4, Some(Status::Cancelled))];
+    let Request::Heartbeat { held, .. } = beat(&mut duty, news(Intake::Open, &over)) else {
+        panic!("no heartbeat")
+    };
+    assert_eq!(held.iter().map(|(_, fence)| fence.0).collect::<Vec<_>>(), [7, 8, 9]);
+    let orders = duty.step(at(1003));
+    assert!(orders.contains(&Order::Abandon(Fence(7), Abandoned::Cancelled)), "{orders:?}");
+    assert!(orders.contains(&Order::Abandon(Fence(9), Abandoned::TakenAway)), "{orders:?}");
+    assert_eq!(names(&orders).iter().filter(|name| **name == "abandon").count(), 2);
+    // What its handler says after all does not count.
+    duty.ended(Fence(7), done(), at(1004));
+    assert!(find(&duty.step(at(1004)), "BATCH_UPDATE_JOB_STATUS").is_none());
+}
+
+#[test]
+fn worker_with_many_jobs_names_others_each_time() {
+    let fences: Vec<u64> = (1..=600).collect();
+    let (mut duty, _) = working(&fences);
+    let mut named = std::collections::BTreeSet::new();
+    for _ in 0..3 {
+        let Request::Heartbeat { held, .. } = beat(&mut duty, ack()) else { panic!() };
+        assert!(held.len() <= crate::wire::message::HELD_MAX);
+        named.extend(held.into_iter().map(|(_, fence)| fence.0));
+    }
+    assert!(named.into_iter().eq(fences));
+}
+
+#[test]
+fn drained_worker_ends_once_nothing_runs_and_one_that_is_resumed_does_not() {
+    for resumed in [false, true] {
+        let (mut duty, _) = working(&[7]);
+        beat(&mut duty, news(Intake::Drain, &[]));
+        let Request::Heartbeat { draining, .. } = beat(&mut duty, news(Intake::Drain, &[])) else {
+            panic!()
+        };
+        assert!(draining && duty.stop_at.is_none(), "what runs has all the time it needs");
+        if resumed {
+            beat(&mut duty, ack());
+        }
+        let now = duty.heartbeat_due;
+        duty.ended(Fence(7), done(), now);
+        let (report, _) = find(&duty.step(now), "BATCH_UPDATE_JOB_STATUS").unwrap();
+        duty.heard(report, Ok(Reply::Updated(vec![Ok(())])), now);
+        let orders = duty.step(now);
+        let Some((release, _)) = find(&orders, "RELEASE_JOBS") else {
+            assert!(resumed, "{orders:?}");
+            continue;
+        };
+        assert!(!resumed);
+        duty.heard(release, Ok(Reply::Released { count: 0 }), now);
+        assert_eq!(duty.ended_with().map(|report| report.reason), Some(StopReason::Drained));
+    }
+}
+
+#[test]
+fn of_two_workers_of_a_name_the_older_ends_and_the_newer_goes_on() {
+    let (mut duty, _) = working(&[7]);
+    let now = duty.heartbeat_due;
+    let (ask, _) = find(&duty.step(now), "HEARTBEAT").unwrap();
+    let newer = Refusal {
+        incarnation: Some(Incarnation(99)),
+        ..Refusal::failed_precondition("a higher one has registered")
+    };
+    duty.heard(ask, Err(refused(newer.clone())), now);
+    assert_eq!(duty.ended_with().map(|report| report.reason), Some(StopReason::Superseded));
+    assert_eq!(names(&duty.step(now)), ["abandon"], "and registers no more");
+    // One that has just begun cannot know: its clock may have been set back since the one before it.
+    let mut new = self::duty(1);
+    let (ask, _) = find(&new.step(at(0)), "REGISTER_WORKER").unwrap();
+    new.heard(ask, Err(refused(newer)), at(1));
+    assert!(new.ended_with().is_none());
+    assert!(new.incarnation > Incarnation(99));
+}
+
+#[test]
+fn progress_goes_before_the_end_and_what_is_stale_asks_at_once() {
+    let (mut duty, _) = working(&[7]);
+    duty.say(Fence(7), (40, "half".into()), at(10));
+    duty.say(Fence(1), (40, "of nothing".into()), at(10));
+    let orders = duty.step(at(10));
+    let Some((ask, Request::ReportProgress(report))) = find(&orders, "REPORT_PROGRESS") else {
+        panic!("{orders:?}")
+    };
+    assert_eq!((report.fence, report.percent, report.note.as_str()), (Fence(7), 40, "half"));
+    let before = duty.heartbeat_due;
+    duty.heard(ask, Err(refused(Refusal::stale_fence("over"))), at(20));
+    assert!(before > at(20) && duty.heartbeat_due == at(20));
+    duty.say(Fence(7), (100, String::new()), at(30));
+    duty.ended(Fence(7), done(), at(31));
+    let orders = names(&duty.step(at(31)));
+    let place = |name| orders.iter().position(|it| *it == name);
+    assert!(place("REPORT_PROGRESS").unwrap() < place("BATCH_UPDATE_JOB_STATUS").unwrap());
+}
+
+#[test]
+fn extension_puts_off_the_time_that_is_too_long() {
+    let mut duty = duty(1);
+    let (ask, _) = find(&duty.step(at(0)), "REGISTER_WORKER").unwrap();
+    duty.heard(ask, Ok(Reply::Registered), at(1));
+    let (reserve, _) = find(&duty.step(at(1)), "RESERVE").unwrap();
+    let limited = Assignment { timeout_ms: Some(500), ..assignment(7) };
+    duty.heard(reserve, Ok(Reply::Reserved(vec![limited])), at(100));
+    duty.step(at(100));
+    duty.extend(Fence(7), Duration::from_millis(200));
+    assert!(!names(&duty.step(at(799))).contains(&"abandon"));
+    assert!(names(&duty.step(at(800))).contains(&"abandon"));
 }

@@ -7,6 +7,7 @@ use async_std::channel;
 use async_std::future::timeout;
 use async_std::task::spawn_blocking;
 
+use crate::jobs::intake::Progress;
 use crate::jobs::job::{Body, JobView, Serves, Status};
 use crate::jobs::list::Filter;
 use crate::jobs::machine::Machine;
@@ -402,6 +403,7 @@ fn job(look: &Look, id: JobId) -> Answered {
             ("attempt", job.attempt.to_string()),
             ("worker", option(job.worker.as_ref())),
             ("fence", option(job.fence)),
+            ("progress", option(job.progress.as_ref().map(Progress::in_words))),
             ("exit_code", option(job.exit_code)),
             ("error", option(job.error.as_ref())),
             ("created_ms", job.created_ms.to_string()),
@@ -501,7 +503,7 @@ fn workers(look: &Look, limit: usize) -> String {
         };
         table.row(vec![
             worker.id.to_string(),
-            worker.state.as_str().into(),
+            worker.intake.beside(worker.state.as_str()),
             worker.running.len().to_string(),
             worker.slots.to_string(),
             serves,
