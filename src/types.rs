@@ -341,6 +341,10 @@ name! {
     /// What makes a job unique in its queue, such as `invoice 4711`.
     UniqueKey, check_key
 }
+name! {
+    /// A cron; there is one of a name.
+    CronName, check_name
+}
 
 impl WorkerId {
     /// Returns the name of the worker built into a node.

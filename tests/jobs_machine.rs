@@ -13,6 +13,8 @@ mod changes;
 mod codec;
 #[path = "jobs_machine/commands.rs"]
 mod commands;
+#[path = "jobs_machine/crons.rs"]
+mod crons;
 #[path = "jobs_machine/image.rs"]
 mod image;
 #[path = "jobs_machine/lists.rs"]

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use raftq::jobs::change::{Position, What};
 use raftq::jobs::codec;
 use raftq::jobs::command::{Command, Limits, Registration, Release, Stamped, StatusUpdate};
+use raftq::jobs::cron::{Missed, NewCron};
 use raftq::jobs::job::{Body, NewJob, Serves, Status, Verdict};
 use raftq::jobs::machine::Machine;
 use raftq::jobs::options::Tags;
@@ -25,9 +26,10 @@ use raftq::replica::input::{Input, Turn};
 use raftq::replica::reads::WATCHERS_MAX;
 use raftq::replica::view::{Answer, View};
 use raftq::types::{
-    ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Term, Ticks,
-    WorkerId,
+    ClusterId, CronName, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Term,
+    Ticks, WorkerId,
 };
+use raftq::wire::crons::CronAdded;
 use raftq::wire::message::{Code, PeerMessage, Reply, Request, Submitted, Watch, Watched};
 
 const ME: NodeId = NodeId(1);
@@ -544,6 +546,51 @@ fn a_registration_behind_which_its_loss_is_decided_is_no_word_of_life() {
     let refused = world.heard(7);
     let [Reply::Refused(refusal)] = refused.as_slice() else { panic!("{refused:?}") };
     assert_eq!((refusal.code, refusal.unknown), (Code::Unavailable, true));
+}
+
+/// A cron of every second, and what the leader answers to whoever adds it.
+fn add_cron(world: &mut World, spec: &str, tz: &str) -> Reply {
+    let cron = NewCron {
+        name: CronName::new("c").unwrap(),
+        spec: spec.into(),
+        tz: tz.into(),
+        missed: Missed::Skip,
+        queue: QueueName::default(),
+        body: Body::Command(vec!["true".into()]),
+        options: None,
+    };
+    world.turn(vec![world.ask(1, Request::AddCron(Box::new(cron)))]);
+    world.turn(Vec::new());
+    let reply = world.heard(1).pop().unwrap();
+    world.answers.clear();
+    reply
+}
+
+#[test]
+fn a_leader_fires_each_slot_once_in_time_and_none_while_one_is_on_its_way() {
+    let mut world = World::leader(1);
+    let refused = |reply| matches!(reply, Reply::Refused(no) if no.code == Code::InvalidArgument);
+    assert!(refused(add_cron(&mut world, "@hourly", "Europe/Atlantis")), "no such zone");
+    let added = add_cron(&mut world, "* * * * * *", "Europe/Berlin");
+    assert!(matches!(added, Reply::CronAdded(CronAdded { created: true, .. })), "{added:?}");
+    world.turns(305);
+    let crons = world.replica.machine().crons();
+    let cron = crons.get(&CronName::new("c").unwrap()).unwrap().view(false);
+    assert_eq!((cron.fired, cron.last_error), (3, None));
+    let (last, slot) =
+        (world.replica.machine().view(cron.last_job.unwrap()).unwrap(), cron.last_slot_ms);
+    assert!(last.created_ms.since(slot.unwrap()) <= 20, "{last:?}");
+    world.disk_stalls = true;
+    let before = world.replica.raft().last_index();
+    world.turns(300);
+    assert_eq!(
+        world.replica.raft().last_index(),
+        before.next(),
+        "one entry, and nobody knows of it yet"
+    );
+    world.disk_stalls = false;
+    world.turns(20);
+    assert_eq!(world.replica.machine().crons_fired(), 6, "then the others, one after the other");
 }
 
 #[test]

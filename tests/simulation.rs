@@ -41,7 +41,15 @@ fn worlds_with_faults_keep_every_promise() {
     }
     println!("{sum:?}");
     assert!(failures.is_empty(), "{} broken:\n{}", failures.len(), failures.join("\n"));
-    let least = [sum.acknowledged, sum.reads, sum.reports, sum.installs, sum.faults, sum.histories];
+    let least = [
+        sum.acknowledged,
+        sum.reads,
+        sum.reports,
+        sum.installs,
+        sum.faults,
+        sum.histories,
+        sum.slots,
+    ];
     assert!(
         least.iter().all(|count| *count > 0),
         "a world in which nothing is done proves nothing"

@@ -100,7 +100,7 @@ fn no_hex_block_escapes_the_test() {
 /// Every number that stands in a table of limits is the code's.
 #[test]
 fn limits_equal_the_code() {
-    use raftq::jobs::{change, intake, job, options, rules};
+    use raftq::jobs::{change, cron, cron_spec, intake, job, options, rules};
     use raftq::pack;
     use raftq::replica::{history, reads};
     use raftq::types::UniqueKey;
@@ -127,6 +127,7 @@ fn limits_equal_the_code() {
         ("BATCH_BYTES_MAX", request::BATCH_BYTES_MAX as u64),
         ("LIST_JOBS_MAX", message::LIST_JOBS_MAX as u64),
         ("LIST_QUEUES_MAX", message::LIST_QUEUES_MAX as u64),
+        ("LIST_CRONS_MAX", raftq::wire::crons::LIST_CRONS_MAX as u64),
         ("LIST_LOG_MAX", u64::from(request::LIST_LOG_MAX)),
         ("WAIT_JOBS_MAX", message::WAIT_JOBS_MAX as u64),
         ("WAIT_MS_MAX", message::WAIT_MS_MAX),
@@ -149,6 +150,12 @@ fn limits_equal_the_code() {
         ("LIMIT_MAX", u64::from(rules::LIMIT_MAX)),
         ("RATE_COUNT_MAX", u64::from(rules::RATE_COUNT_MAX)),
         ("RULED_QUEUES_MAX", raftq::jobs::queue::RULED_QUEUES_MAX as u64),
+        ("CRONS_MAX", cron::CRONS_MAX as u64),
+        ("SPEC_BYTES_MAX", cron_spec::SPEC_BYTES_MAX as u64),
+        ("EVERY_MS_MIN", cron_spec::EVERY_MS_MIN),
+        ("ON_TIME_MS", cron::ON_TIME_MS),
+        ("MADE_UP_MAX", u64::from(cron::MADE_UP_MAX)),
+        ("CRON_ERROR_BYTES_MAX", cron::CRON_ERROR_BYTES_MAX as u64),
         ("VOTERS_MAX", positional::VOTERS_MAX as u64),
         ("ENTRIES_MAX", peer::ENTRIES_MAX as u64),
         ("DIGESTS_MAX", peer::DIGESTS_MAX as u64),

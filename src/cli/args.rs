@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cli::bench::BenchArgs;
 use crate::cli::cluster::ClusterArgs;
+use crate::cli::cron::CronArgs;
 use crate::cli::dead::DeadArgs;
 use crate::cli::doctor::DoctorArgs;
 use crate::cli::jobs::{CancelArgs, GetArgs, ListArgs, WaitArgs};
@@ -30,6 +31,7 @@ Examples:
   raftq dead list                             what failed; raftq dead retry ID tries it again
   raftq watch                                 every change as it comes
   raftq queue pause mail                      begin no more jobs of that queue
+  raftq cron add tidy '@hourly' -- ./tidy     run it again and again
   raftq cluster status                        who leads, who is alive
 
 Exit codes:
@@ -106,6 +108,8 @@ pub enum Verb {
     Dead(DeadArgs),
     /// Look at queues; pause, drain, limit them.
     Queue(QueueArgs),
+    /// Submit jobs again and again, by the clock.
+    Cron(CronArgs),
     /// List the workers that take jobs.
     Workers,
     /// Run a worker that starts a command for each payload; drain workers, or keep them quiet.

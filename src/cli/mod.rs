@@ -2,7 +2,8 @@
 //!
 //! - [`args`] is the grammar (what clap parses), [`run`] sends each verb to its file.
 //! - Verbs: [`submit`] and [`batch`], with [`asks`] (what a job asks for), [`jobs`] (get, list, wait, cancel),
-//!   [`show`], [`dead`], [`queues`], [`workers`], [`worker`] with [`mod@exec`], [`saying`] (progress, result), [`cluster`], [`log`], [`node`], [`sim`], [`mod@bench`],
+//!   [`show`], [`dead`], [`queues`], [`cron`], [`workers`], [`worker`] with [`mod@exec`], [`saying`] (progress, result),
+//!   [`watch`], [`cluster`], [`log`], [`node`], [`sim`], [`mod@bench`],
 //!   [`bench_jobs`] and [`bench_end`], [`doctor`].
 //! - Shared: [`values`] (durations, sizes, addresses), [`times`] (points in time), [`progress`], [`target`] (which nodes to ask), [`session`]
 //!   (the client library and what its errors mean for a user), [`shape`] (the JSON objects),
@@ -18,6 +19,7 @@ pub mod bench;
 pub mod bench_end;
 pub mod bench_jobs;
 pub mod cluster;
+pub mod cron;
 pub mod dead;
 pub mod deadline;
 pub mod doctor;

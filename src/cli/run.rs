@@ -14,7 +14,7 @@ use crate::cli::out::Out;
 use crate::cli::session::Session;
 use crate::cli::target::Target;
 use crate::cli::{
-    bench, cluster, dead, doctor, jobs, log, node, queues, saying, show, sim, submit, watch,
+    bench, cluster, cron, dead, doctor, jobs, log, node, queues, saying, show, sim, submit, watch,
     worker, workers,
 };
 use crate::worker::guard;
@@ -51,6 +51,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         | Verb::Watch(_)
         | Verb::Dead(_)
         | Verb::Queue(_)
+        | Verb::Cron(_)
         | Verb::Workers
         | Verb::Worker(_)
         | Verb::Progress(_)
@@ -89,6 +90,7 @@ fn is_shown(verb: &Verb) -> bool {
         Verb::Dead(args) => args.is_shown(),
         Verb::Queue(args) => args.is_shown(),
         Verb::Worker(args) => args.is_shown(),
+        Verb::Cron(args) => args.is_shown(),
         Verb::Node(_)
         | Verb::Submit(_)
         | Verb::Wait(_)
@@ -148,6 +150,7 @@ fn ask(cli: &Cli) -> Result<Exit, Failure> {
         Verb::Watch(args) => watch::run(args, &session, &mut out),
         Verb::Dead(args) => dead::run(args, &session, &mut out),
         Verb::Queue(args) => queues::run(args, &session, &mut out),
+        Verb::Cron(args) => cron::run(args, &session, &mut out),
         Verb::Workers => workers::run(&session, &mut out),
         Verb::Worker(args) => worker::run(args, &session, &mut out),
         Verb::Progress(args) => saying::progress(args, &session),

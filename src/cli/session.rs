@@ -11,11 +11,13 @@ use crate::client::client::CallOptions;
 use crate::client::error::Error;
 use crate::client::watch::From;
 use crate::jobs::change::Event;
+use crate::jobs::cron::{CronChange, CronView, NewCron};
 use crate::jobs::intake::{Intake, ProgressReport};
 use crate::jobs::job::{JobView, NewJob, Status};
 use crate::jobs::rules::QueueChange;
 use crate::node::clock;
-use crate::types::{Index, JobId, NodeId, QueueName, WorkerId};
+use crate::types::{CronName, Index, JobId, NodeId, QueueName, WorkerId};
+use crate::wire::crons::{CronAdded, CronChanged};
 use crate::wire::message::{
     ClusterStatus, Filter, LogLine, QueueChanged, QueueView, Refusal, Reply, Request, Submitted,
     WorkerView,
@@ -219,6 +221,38 @@ impl Session {
     /// A [`Failure`].
     pub fn queues(&self) -> Result<Vec<QueueView>, Failure> {
         self.told(self.client.queues(), Effect::Reads)
+    }
+
+    /// Adds a cron.
+    ///
+    /// # Errors
+    /// A [`Failure`].
+    pub fn add_cron(&self, cron: NewCron) -> Result<CronAdded, Failure> {
+        self.told(self.client.add_new_cron(cron), Effect::Writes)
+    }
+
+    /// Changes a cron.
+    ///
+    /// # Errors
+    /// A [`Failure`].
+    pub fn change_cron(&self, name: &CronName, change: CronChange) -> Result<CronChanged, Failure> {
+        self.told(self.client.change_cron(name.clone(), change), Effect::Writes)
+    }
+
+    /// Asks for one cron, with what its jobs are.
+    ///
+    /// # Errors
+    /// A [`Failure`].
+    pub fn cron(&self, name: &CronName) -> Result<CronView, Failure> {
+        self.told(self.client.cron(name.clone()), Effect::Reads)
+    }
+
+    /// Asks for the crons, in order of name.
+    ///
+    /// # Errors
+    /// A [`Failure`].
+    pub fn crons(&self) -> Result<Vec<CronView>, Failure> {
+        self.told(self.client.crons(), Effect::Reads)
     }
 
     /// Asks for the workers.

@@ -194,7 +194,7 @@ pub fn run(args: &SimArgs, json: bool, out: &mut Out) -> Outcome {
     Ok(Exit::Ok)
 }
 
-fn figures(report: &Report) -> [(&'static str, u64); 12] {
+fn figures(report: &Report) -> [(&'static str, u64); 13] {
     [
         ("simulated_ms", report.simulated_ms),
         ("events", report.events),
@@ -208,6 +208,7 @@ fn figures(report: &Report) -> [(&'static str, u64); 12] {
         ("reads_answered", report.reads),
         ("histories_linearizable", report.histories),
         ("operations_checked", report.operations),
+        ("cron_slots_fired", report.slots),
     ]
 }
 
@@ -308,7 +309,8 @@ impl Progress {
         let speed = u128::from(sum.simulated_ms) / cpu.as_millis().max(1);
         format!(
             "{} of {} min, {speed} simulated s per CPU s; {} events, {} faults, {} starts, {} snapshots received, {} \
-             nodes healed; {} submits acknowledged, {} histories linearizable",
+             nodes healed; {} submits acknowledged, {} histories linearizable, {} slots of \
+             crons fired",
             sum.simulated_ms / 60_000,
             self.minutes,
             sum.events,
@@ -317,7 +319,8 @@ impl Progress {
             sum.installs,
             sum.healed,
             sum.acknowledged,
-            sum.histories
+            sum.histories,
+            sum.slots
         )
     }
 }

@@ -246,7 +246,7 @@ fn body(args: &SubmitArgs) -> Result<Body, Failure> {
 }
 
 /// Reads a payload, `TEXT`, `@FILE` or `-`, and no more of it than a job may have.
-fn payload_bytes(text: &str) -> Result<Bytes, Failure> {
+pub(super) fn payload_bytes(text: &str) -> Result<Bytes, Failure> {
     if text == "-" {
         return read_bounded(io::stdin().lock(), "stdin");
     }

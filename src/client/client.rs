@@ -502,7 +502,7 @@ impl Client {
         Self { pool: self.pool.sibling(cluster), request_timeout: self.request_timeout }
     }
 
-    async fn ask(&self, request: Request) -> Result<Reply, Error> {
+    pub(super) async fn ask(&self, request: Request) -> Result<Reply, Error> {
         self.call_until(request, None, clock::now().after(self.request_timeout)).await
     }
 

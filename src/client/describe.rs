@@ -1,6 +1,7 @@
 //! What a client must know of each request: who answers it, what it changes, and what to call it in a text.
 
 use crate::client::error::name_jobs;
+use crate::jobs::cron::CronChange;
 use crate::jobs::job::NewJob;
 use crate::types::JobId;
 use crate::wire::message::{Reply, Request, Submitted, WAIT_MS_MAX, Watch};
@@ -21,6 +22,8 @@ pub(crate) fn needs_leader(request: &Request) -> bool {
         | Request::ChangeQueue { .. }
         | Request::ChangeWorker { .. }
         | Request::ReportProgress(_)
+        | Request::AddCron(_)
+        | Request::ChangeCron { .. }
         | Request::TransferLeadership { .. } => true,
         Request::GetClusterStatus { local } => !local,
         Request::Ping
@@ -31,6 +34,7 @@ pub(crate) fn needs_leader(request: &Request) -> bool {
         | Request::ListWorkers
         | Request::ListQueues(_)
         | Request::Watch(_)
+        | Request::ListCrons(_)
         | Request::ListLog { .. } => false,
     }
 }
@@ -65,6 +69,9 @@ pub(crate) fn wait_ms(request: &Request) -> Option<u64> {
         | Request::ChangeWorker { .. }
         | Request::ReportProgress(_)
         | Request::ListQueues(_)
+        | Request::AddCron(_)
+        | Request::ChangeCron { .. }
+        | Request::ListCrons(_)
         | Request::ListWorkers
         | Request::GetClusterStatus { .. }
         | Request::ListLog { .. }
@@ -87,6 +94,9 @@ pub(crate) fn expects(request: &Request, reply: &Reply) -> bool {
         | (Request::ChangeQueue { .. }, Reply::QueueChanged(_))
         | (Request::ChangeWorker { .. }, Reply::WorkerChanged { .. })
         | (Request::ReportProgress(_), Reply::ProgressNoted)
+        | (Request::AddCron(_), Reply::CronAdded(_))
+        | (Request::ChangeCron { .. }, Reply::CronChanged(_))
+        | (Request::ListCrons(_), Reply::Crons { .. })
         | (Request::GetClusterStatus { .. }, Reply::ClusterStatus(_))
         | (Request::ListLog { .. }, Reply::Log(_))
         | (Request::Watch(_), Reply::Watched(_))
@@ -127,6 +137,9 @@ pub(crate) fn expects(request: &Request, reply: &Reply) -> bool {
             | Request::ChangeWorker { .. }
             | Request::ReportProgress(_)
             | Request::ListQueues(_)
+            | Request::AddCron(_)
+            | Request::ChangeCron { .. }
+            | Request::ListCrons(_)
             | Request::ListWorkers
             | Request::GetClusterStatus { .. }
             | Request::ListLog { .. }
@@ -149,6 +162,7 @@ pub(crate) fn ids(request: &Request) -> Vec<JobId> {
         Request::SubmitJob(job) => vec![job.id],
         Request::SubmitBatch(jobs) => jobs.iter().map(|job| job.id).collect(),
         Request::GetJob { id } => vec![*id],
+        Request::ChangeCron { change: CronChange::Trigger(id), .. } => vec![*id],
         Request::WaitJobs { ids, .. }
         | Request::CancelJobs { ids }
         | Request::RetryJobs { ids }
@@ -166,6 +180,9 @@ pub(crate) fn ids(request: &Request) -> Vec<JobId> {
         | Request::ListQueues(_)
         | Request::ChangeQueue { .. }
         | Request::ChangeWorker { .. }
+        | Request::AddCron(_)
+        | Request::ChangeCron { .. }
+        | Request::ListCrons(_)
         | Request::GetClusterStatus { .. }
         | Request::ListLog { .. }
         | Request::Watch(_)
@@ -188,6 +205,9 @@ pub(crate) fn describe(request: &Request) -> String {
         Request::ChangeWorker { worker, .. } => format!("decide about worker {worker}"),
         Request::ReportProgress(_) => of_jobs("note the progress of"),
         Request::ListQueues(_) => "list queues".into(),
+        Request::AddCron(cron) => format!("add cron {}", cron.name),
+        Request::ChangeCron { name, .. } => format!("change cron {name}"),
+        Request::ListCrons(_) => "list crons".into(),
         Request::UpdateJobStatus(_) | Request::BatchUpdateJobStatus(_) => {
             of_jobs("report the end of")
         }

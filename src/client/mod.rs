@@ -96,6 +96,7 @@ pub mod cluster;
 mod connection;
 pub mod context;
 pub mod core;
+pub mod crons;
 mod describe;
 pub mod duty;
 pub mod error;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use crate::jobs::books::Books;
+use crate::jobs::crons::{self, Cron, Crons};
 use crate::jobs::digest::Digest;
 use crate::jobs::forgotten::ForgottenIds;
 use crate::jobs::job::Status;
@@ -34,6 +35,7 @@ impl Machine {
         assert_eq!(rebuilt.registry, self.registry, "the registry differs from its workers");
         assert_eq!(rebuilt.forgotten, self.forgotten, "the ids and their expiries differ");
         assert_eq!(rebuilt.uniques, self.uniques, "the keys differ from those of the jobs");
+        assert_eq!(rebuilt.crons, self.crons, "the crons and their sums differ");
         assert_eq!(rebuilt.digest(), self.digest());
         for job in self.jobs.values() {
             assert!(job.sequence < self.next_sequence);
@@ -50,6 +52,10 @@ impl Machine {
                 assert_eq!(worker.running.get(&run.fence), Some(&job.id));
             }
         }
+        for cron in self.crons.after(None) {
+            assert!(cron.created <= self.applied && cron.new.fault().is_none());
+            assert!(cron.paused_ms.is_none() || cron.next_ms.is_none(), "it is paused and waits");
+        }
         for worker in self.registry.iter() {
             assert!(worker.running.len() <= worker.slots as usize);
         }
@@ -63,6 +69,7 @@ impl Machine {
             registry: Registry::default(),
             forgotten: ForgottenIds::default(),
             uniques: Uniques::default(),
+            crons: Crons::default(),
             ..self.clone()
         };
         for (place, lock) in self.uniques.timed() {
@@ -87,6 +94,10 @@ impl Machine {
         }
         for (id, forgotten) in self.forgotten.iter() {
             rebuilt.forgotten.keep(id, forgotten);
+        }
+        for cron in self.crons.after(None) {
+            let content = crons::content(&cron.new);
+            rebuilt.crons.put(Cron { content, ..Cron::clone(cron) });
         }
         rebuilt
     }

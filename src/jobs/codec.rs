@@ -62,7 +62,10 @@ fn bodies_bytes(command: &Command) -> usize {
         | Command::RetryJob(_)
         | Command::PurgeJob(_)
         | Command::ChangeWorker(..)
-        | Command::ReportProgress(_) => 0,
+        | Command::ReportProgress(_)
+        | Command::ChangeCron(..)
+        | Command::FireCron(_) => 0,
+        Command::AddCron(add) => add.cron.body.len(),
     }
 }
 
@@ -160,6 +163,18 @@ impl Serialize for Form<'_> {
                 form.serialize_element(&24u8)?;
                 form.serialize_element(report)?;
             }
+            Command::AddCron(add) => {
+                form.serialize_element(&20u8)?;
+                form.serialize_element(add)?;
+            }
+            Command::ChangeCron(name, change, next_ms) => {
+                form.serialize_element(&21u8)?;
+                form.serialize_element(&(name, change, next_ms))?;
+            }
+            Command::FireCron(fires) => {
+                form.serialize_element(&22u8)?;
+                form.serialize_element(fires)?;
+            }
         }
         form.end()
     }
@@ -242,6 +257,12 @@ impl<'de> Visitor<'de> for StampedSeed<'_> {
                 Command::ChangeWorker(worker, intake)
             }
             24 => Command::ReportProgress(next(&mut seq)?),
+            20 => Command::AddCron(next(&mut seq)?),
+            21 => {
+                let (name, change, next_ms) = next(&mut seq)?;
+                Command::ChangeCron(name, change, next_ms)
+            }
+            22 => Command::FireCron(next::<List<_>, A>(&mut seq)?.0),
             code => return Err(serde::de::Error::custom(format!("no command has code {code}"))),
         };
         Ok(Stamped { now, command })

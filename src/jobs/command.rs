@@ -1,12 +1,15 @@
 //! The commands of the log and what each of them comes to: the whole language of the state machine.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
+use crate::jobs::cron::{CronChange, NewCron};
 use crate::jobs::intake::{Intake, ProgressReport};
 use crate::jobs::job::{NewJob, Serves, Status, Verdict};
 use crate::jobs::options::Tags;
 use crate::jobs::rules::QueueChange;
-use crate::types::{Fence, Incarnation, JobId, Millis, QueueName, WorkerId};
+use crate::types::{CronName, Fence, Incarnation, Index, JobId, Millis, QueueName, WorkerId};
 
 /// One entry's command with the leader's stamp of the time; the only clock the machine has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +55,34 @@ pub enum Command {
     ChangeWorker(WorkerId, Intake),
     /// Notes how far a job says that it is.
     ReportProgress(ProgressReport),
+    /// Adds a cron.
+    AddCron(AddCron),
+    /// Changes a cron. The slot is its next one, where the change is that it goes on.
+    ChangeCron(CronName, CronChange, Option<Millis>),
+    /// Fires slots of crons, each decided for itself, in order.
+    FireCron(Vec<CronFire>),
+}
+
+/// A cron to add, and its first slot, which the leader has worked out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddCron {
+    /// What it is.
+    pub cron: Arc<NewCron>,
+    /// When it fires first.
+    pub next_ms: Option<Millis>,
+}
+
+/// One slot of one cron.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CronFire {
+    /// Which cron.
+    pub name: CronName,
+    /// The entry that added it.
+    pub created: Index,
+    /// The slot. Another one than it waits for is passed over.
+    pub slot_ms: Millis,
+    /// The slot after it, which the leader has worked out; `None`: there is no more.
+    pub next_ms: Option<Millis>,
 }
 
 /// One assignment: this job to this start of this worker.
@@ -181,6 +212,12 @@ pub enum Outcome {
     WorkerChanged(WorkerOutcome),
     /// Of [`Command::ReportProgress`].
     ProgressNoted(UpdateOutcome),
+    /// Of [`Command::AddCron`].
+    CronAdded(CronAddOutcome),
+    /// Of [`Command::ChangeCron`].
+    CronChanged(CronChangeOutcome),
+    /// Of [`Command::FireCron`], a result for each slot, in order.
+    CronsFired(Vec<Fired>),
 }
 
 /// What became of the decision whether a worker is given new jobs.
@@ -195,6 +232,56 @@ pub enum WorkerOutcome {
     NotFound,
     /// It does not run, so that there is nothing to drain.
     Gone,
+}
+
+/// What became of a cron to add.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CronAddOutcome {
+    /// It is there, and waits for this slot.
+    Created {
+        /// Its first one.
+        next_ms: Option<Millis>,
+    },
+    /// This very cron was added before: nothing changed.
+    Known {
+        /// Its next slot.
+        next_ms: Option<Millis>,
+    },
+    /// There is another cron of this name.
+    AlreadyExists,
+    /// There are as many crons as there may be.
+    TooMany,
+    /// The limit on resident bytes is reached.
+    Exhausted,
+    /// It is none (see [`NewCron::fault`]).
+    Invalid(String),
+}
+
+/// What became of a change of a cron.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CronChangeOutcome {
+    /// It stands.
+    Changed {
+        /// The next slot.
+        next_ms: Option<Millis>,
+    },
+    /// No such cron (any more).
+    NotFound,
+    /// The job that was to be submitted was not taken.
+    Refused(JobId, SubmitOutcome),
+}
+
+/// What became of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fired {
+    /// It became this job.
+    Submitted(JobId),
+    /// It was missed, and left out.
+    Skipped,
+    /// Its job was not taken; the cron says why.
+    Refused,
+    /// The cron does not wait for it (any more).
+    Stale,
 }
 
 /// What became of a change of a queue's rules.

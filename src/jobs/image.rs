@@ -1,14 +1,19 @@
 //! The machine as a sequence of bounded records for a snapshot; the way back is in [`crate::jobs::restore`].
 //!
 //! A record is `[code, argument]`, one MessagePack value. They come in this order, and each kind in
-//! ascending order of its key: one header, the queues with rules, the workers, the jobs, the forgotten ids, the unique keys held for a time, one trailer with
+//! ascending order of its key: one header, the queues with rules, the crons, the workers, the jobs, the forgotten ids,
+//! the unique keys held for a time, one trailer with
 //! the counts and the digest. Indexes, counts and hashes are not written: restoring builds them anew
 //! through the very code that keeps them, and the digest says whether all of it came out the same.
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::Bytes;
 
 use crate::jobs::command::Limits;
+use crate::jobs::cron::NewCron;
+use crate::jobs::crons::Cron;
 use crate::jobs::digest::{Content, Digest};
 use crate::jobs::extra::Extra;
 use crate::jobs::intake::Progress;
@@ -31,7 +36,7 @@ pub const IMAGE_VERSION: u32 = 4;
 /// of smaller ones. A longer record is refused unread.
 pub const RECORD_BYTES_MAX: usize = 2 << 20;
 
-/// A group of jobs or ids is closed when it has reached this many bytes.
+/// A group of jobs, crons or ids is closed when it has reached this many bytes.
 const GROUP_BYTES: usize = 64 << 10;
 
 /// Workers in one record, at most: each has a few kilobytes of queue names at worst.
@@ -51,11 +56,12 @@ pub(in crate::jobs) const COUNTER_MAX: u64 = (u64::MAX >> 1) / ASSIGNMENTS_PER_E
 
 pub(in crate::jobs) const HEADER: u8 = 0;
 pub(in crate::jobs) const QUEUES: u8 = 1;
-pub(in crate::jobs) const WORKERS: u8 = 2;
-pub(in crate::jobs) const JOBS: u8 = 3;
-pub(in crate::jobs) const FORGOTTEN: u8 = 4;
-pub(in crate::jobs) const UNIQUES: u8 = 5;
-pub(in crate::jobs) const TRAILER: u8 = 9;
+pub(in crate::jobs) const CRONS: u8 = 2;
+pub(in crate::jobs) const WORKERS: u8 = 3;
+pub(in crate::jobs) const JOBS: u8 = 4;
+pub(in crate::jobs) const FORGOTTEN: u8 = 5;
+pub(in crate::jobs) const UNIQUES: u8 = 6;
+pub(in crate::jobs) const TRAILER: u8 = 7;
 
 /// Records that are no image. The machine that was being built from them is dropped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -94,6 +100,7 @@ pub(in crate::jobs) struct Header {
     pub(in crate::jobs) next_sequence: u64,
     pub(in crate::jobs) next_ending: u64,
     pub(in crate::jobs) dead_dropped: u64,
+    pub(in crate::jobs) crons_fired: u64,
     pub(in crate::jobs) digests: Vec<(Index, Digest)>,
 }
 
@@ -102,7 +109,23 @@ pub(in crate::jobs) struct Trailer {
     pub(in crate::jobs) jobs: u64,
     pub(in crate::jobs) workers: u64,
     pub(in crate::jobs) forgotten: u64,
+    pub(in crate::jobs) crons: u64,
     pub(in crate::jobs) digest: Digest,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(in crate::jobs) struct CronRecord {
+    pub(in crate::jobs) new: Arc<NewCron>,
+    pub(in crate::jobs) created: Index,
+    pub(in crate::jobs) created_ms: Millis,
+    pub(in crate::jobs) paused_ms: Option<Millis>,
+    pub(in crate::jobs) next_ms: Option<Millis>,
+    pub(in crate::jobs) last_slot_ms: Option<Millis>,
+    pub(in crate::jobs) last_job: Option<JobId>,
+    pub(in crate::jobs) last_error: Option<Arc<str>>,
+    pub(in crate::jobs) fired: u64,
+    pub(in crate::jobs) skipped: u64,
+    pub(in crate::jobs) made_up: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -223,17 +246,20 @@ impl Machine {
             next_sequence: self.next_sequence,
             next_ending: self.next_ending,
             dead_dropped: self.dead_dropped,
+            crons_fired: self.crons_fired,
             digests: self.digests(),
         };
         let trailer = Trailer {
             jobs: self.jobs.len() as u64,
             workers: self.registry.len(),
             forgotten: self.forgotten.len(),
+            crons: self.crons.len() as u64,
             digest: self.digest(),
         };
         let ruled = self.books.queues().iter();
         let mut ruled =
             ruled.filter_map(|(name, it)| Some((name, it.rules.as_deref()?))).peekable();
+        let mut crons = self.crons.after(None).peekable();
         let mut workers = self.registry.iter().peekable();
         let mut jobs = self.jobs.values().peekable();
         let mut forgotten = self.forgotten.iter().peekable();
@@ -242,6 +268,15 @@ impl Machine {
             if ruled.peek().is_some() {
                 let group = ruled.by_ref().take(GROUP_QUEUES);
                 return Some(record(QUEUES, &group.collect::<Vec<(&QueueName, &Rules)>>()));
+            }
+            if crons.peek().is_some() {
+                let mut bytes = 0;
+                let group = std::iter::from_fn(|| {
+                    let cron = (bytes < GROUP_BYTES).then(|| crons.next()).flatten()?;
+                    bytes = bytes.saturating_add(usize::try_from(cron.weight()).unwrap_or(bytes));
+                    Some(cron_out(cron))
+                });
+                return Some(record(CRONS, &group.collect::<Vec<_>>()));
             }
             if workers.peek().is_some() {
                 let group = workers.by_ref().take(GROUP_WORKERS);
@@ -280,6 +315,22 @@ fn record<T: Serialize>(code: u8, argument: &T) -> Vec<u8> {
     let bytes = rmp_serde::to_vec(&(code, argument)).expect("a record fits MessagePack");
     assert!(bytes.len() <= RECORD_BYTES_MAX, "a record of {} bytes", bytes.len());
     bytes
+}
+
+fn cron_out(cron: &Cron) -> CronRecord {
+    CronRecord {
+        new: Arc::clone(&cron.new),
+        created: cron.created,
+        created_ms: cron.created_ms,
+        paused_ms: cron.paused_ms,
+        next_ms: cron.next_ms,
+        last_slot_ms: cron.last_slot_ms,
+        last_job: cron.last_job,
+        last_error: cron.last_error.clone(),
+        fired: cron.fired,
+        skipped: cron.skipped,
+        made_up: cron.made_up,
+    }
 }
 
 fn worker_out(worker: &Worker) -> WorkerRecord {

@@ -9,6 +9,7 @@ use imbl::OrdMap;
 use crate::jobs::books::Books;
 use crate::jobs::change::Change;
 use crate::jobs::command::{Command, Event, Limits, Outcome, Stamped};
+use crate::jobs::crons::Crons;
 use crate::jobs::digest::{Content, DIGEST_EVERY, DIGESTS_KEPT, Digest, Fold};
 use crate::jobs::forgotten::ForgottenIds;
 use crate::jobs::job::{Assignment, JobView, NewJob, Status};
@@ -27,7 +28,7 @@ use crate::types::{Fence, Incarnation, Index, JobId, Millis, QueueName, WorkerId
 /// never changes again. Reads and snapshots work on images, outside the Raft thread.
 ///
 /// - `now` never goes back.
-/// - `books`, `registry`, `forgotten` and `uniques` are what [`crate::jobs::check`] would count anew.
+/// - `books`, `registry`, `forgotten`, `uniques` and `crons` are what [`crate::jobs::check`] would count anew.
 /// - An id is in `jobs` or in `forgotten`, never in both.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Machine {
@@ -45,6 +46,9 @@ pub struct Machine {
     pub(in crate::jobs) registry: Registry,
     pub(in crate::jobs) forgotten: ForgottenIds,
     pub(in crate::jobs) uniques: Uniques,
+    pub(in crate::jobs) crons: Crons,
+    /// Jobs that crons have submitted at their slots.
+    pub(in crate::jobs) crons_fired: u64,
     /// The newest digests taken, at most [`DIGESTS_KEPT`].
     pub(in crate::jobs) digests: OrdMap<Index, Digest>,
     /// What the entry that is being applied has changed so far; empty between two entries.
@@ -77,7 +81,7 @@ pub struct Counts {
     pub failed: u64,
     /// Jobs kept that were cancelled.
     pub cancelled: u64,
-    /// Bytes of everything: jobs, forgotten ids, workers; what the limit on them is held against.
+    /// Bytes of everything: jobs, forgotten ids, workers, crons; what the limit on them is held against.
     pub resident_bytes: u64,
     /// Bytes of the jobs kept that completed or were cancelled.
     pub finished_bytes: u64,
@@ -143,6 +147,8 @@ impl Machine {
             registry: Registry::default(),
             forgotten: ForgottenIds::default(),
             uniques: Uniques::default(),
+            crons: Crons::default(),
+            crons_fired: 0,
             digests: OrdMap::new(),
             changes: Vec::new(),
         }
@@ -200,6 +206,13 @@ impl Machine {
                 Outcome::WorkerChanged(self.change_worker(worker, *intake))
             }
             Command::ReportProgress(report) => Outcome::ProgressNoted(self.note_progress(report)),
+            Command::AddCron(add) => Outcome::CronAdded(self.add_cron(add)),
+            Command::ChangeCron(name, change, next_ms) => {
+                Outcome::CronChanged(self.change_cron(name, *change, *next_ms))
+            }
+            Command::FireCron(fires) => {
+                Outcome::CronsFired(fires.iter().map(|fire| self.fire_cron(fire)).collect())
+            }
         };
         self.retain(events.iter().filter(|it| matches!(it, Event::Ended { .. })).count());
         self.take_digest();
@@ -315,6 +328,7 @@ impl Machine {
             + self.registry.bytes()
             + self.uniques.bytes()
             + self.forgotten.len() * crate::jobs::forgotten::FORGOTTEN_BYTES
+            + self.crons.bytes()
     }
 
     /// Tells whether a submit of this job, decided now, would find no room.
@@ -410,6 +424,7 @@ impl Machine {
         let sum = self.books.sum();
         let sum = sum.wrapping_add(self.registry.sum()).wrapping_add(self.forgotten.sum());
         let sum = sum.wrapping_add(self.uniques.sum());
+        let sum = sum.wrapping_add(self.crons.sum());
         Digest(sum.wrapping_add(self.scalars_record()))
     }
 
@@ -432,6 +447,7 @@ impl Machine {
             .u64(self.next_sequence)
             .u64(self.next_ending)
             .u64(self.dead_dropped)
+            .u64(self.crons_fired)
             .u64(finished_count_max)
             .u64(finished_age_ms_max)
             .u64(finished_bytes_max)

@@ -11,6 +11,8 @@
 //!   the [`digest`]: [`books`] (of jobs), [`registry`] (of workers), [`forgotten`] (of ids).
 //! - [`unique`]: the keys of unique jobs.
 //! - [`ordered`]: the maps of what there may be millions of, of which an image costs nothing.
+//! - [`cron`] and [`cron_spec`]: jobs that are submitted again and again, and when; [`crons`]: their table;
+//!   [`cron_slots`]: their next slot, worked out by the leader only.
 //! - [`scheduler`]: which pending job goes to which worker; pure, run by the leader only.
 //! - [`list`]: pages of jobs; [`image`]: the machine as records of a snapshot; [`restore`]: the way back.
 //! - [`change`]: what each entry changed, for those who watch.
@@ -30,6 +32,12 @@ pub mod check;
 #[cfg(feature = "server")]
 pub mod codec;
 pub mod command;
+pub mod cron;
+#[cfg(feature = "server")]
+pub mod cron_slots;
+pub mod cron_spec;
+#[cfg(feature = "server")]
+pub mod crons;
 #[cfg(feature = "server")]
 pub mod digest;
 #[cfg(feature = "server")]

@@ -7,13 +7,15 @@ use imbl::OrdMap;
 use serde::Deserialize;
 
 use crate::jobs::codec;
+use crate::jobs::cron::{CRON_ERROR_BYTES_MAX, CRONS_MAX, MADE_UP_MAX};
+use crate::jobs::crons::Cron;
 use crate::jobs::digest::{DIGEST_EVERY, DIGESTS_KEPT, Digest};
 use crate::jobs::extra::{Extra, PAST_ERROR_BYTES_MAX, Past};
 use crate::jobs::forgotten::Forgotten;
 use crate::jobs::image::{
-    COUNTER_MAX, EndingRecord, ExtraRecord, FORGOTTEN, ForgottenRecord, HEADER, Header,
-    IMAGE_VERSION, ImageError, JOBS, JobRecord, PastRecord, QUEUES, RECORD_BYTES_MAX, RunRecord,
-    TRAILER, Trailer, UNIQUES, UniqueIn, WORKERS, WorkerRecord,
+    COUNTER_MAX, CRONS, CronRecord, EndingRecord, ExtraRecord, FORGOTTEN, ForgottenRecord, HEADER,
+    Header, IMAGE_VERSION, ImageError, JOBS, JobRecord, PastRecord, QUEUES, RECORD_BYTES_MAX,
+    RunRecord, TRAILER, Trailer, UNIQUES, UniqueIn, WORKERS, WorkerRecord,
 };
 use crate::jobs::intake::{Intake, NOTE_BYTES_MAX, PERCENT_MAX, Progress};
 use crate::jobs::job::{
@@ -30,7 +32,8 @@ use crate::jobs::rules::QueueChange;
 use crate::jobs::unique::{self, Lock, Place};
 use crate::pack::unpack::List;
 use crate::types::{
-    ASSIGNMENTS_PER_ENTRY_MAX, Fence, Incarnation, Index, JobId, Millis, QueueName, WorkerId,
+    ASSIGNMENTS_PER_ENTRY_MAX, CronName, Fence, Incarnation, Index, JobId, Millis, QueueName,
+    WorkerId,
 };
 
 /// Builds a machine from the records of an image. Nothing in them is believed: whatever a record
@@ -47,6 +50,7 @@ pub struct Restore {
     /// Its queue: most jobs are of the same one as the one before.
     last_queue: Option<QueueName>,
     last_ruled: Option<QueueName>,
+    last_cron: Option<CronName>,
     last_worker: Option<WorkerId>,
     last_forgotten: Option<JobId>,
     last_unique: Option<Place>,
@@ -81,7 +85,7 @@ impl Restore {
         }
         if code < self.last || (code == HEADER) != self.machine.is_none() {
             return Err(ImageError::Order(
-                "header, queues, workers, jobs, forgotten ids, unique keys, trailer",
+                "header, queues, crons, workers, jobs, forgotten ids, unique keys, trailer",
             ));
         }
         self.last = code;
@@ -90,6 +94,10 @@ impl Restore {
             QUEUES => {
                 let List::<(QueueName, Rules)>(group) = argument(record)?;
                 group.into_iter().try_for_each(|(name, rules)| self.queue(name, rules))
+            }
+            CRONS => {
+                let List::<CronRecord>(group) = argument(record)?;
+                group.into_iter().try_for_each(|cron| self.cron(cron))
             }
             WORKERS => {
                 let List::<WorkerRecord>(group) = argument(record)?;
@@ -137,6 +145,7 @@ impl Restore {
         // Beyond these the counters would run over; no log is ever so long.
         let far =
             header.applied.0 | header.next_sequence | header.next_ending | header.dead_dropped;
+        let far = far | header.crons_fired;
         if far > COUNTER_MAX {
             return Err(contradiction("counters beyond all bounds"));
         }
@@ -154,6 +163,7 @@ impl Restore {
             next_sequence: header.next_sequence,
             next_ending: header.next_ending,
             dead_dropped: header.dead_dropped,
+            crons_fired: header.crons_fired,
             digests: header.digests.into_iter().collect(),
             changes: Vec::new(),
             ..Machine::new()
@@ -173,6 +183,34 @@ impl Restore {
             return Err(contradiction(&format!("the rules of queue {name} are out of bounds")));
         }
         machine.books.change_rules(&name, |new| *new = rules);
+        Ok(())
+    }
+
+    fn cron(&mut self, it: CronRecord) -> Result<(), ImageError> {
+        let machine = machine(&mut self.machine)?;
+        rising(&mut self.last_cron, it.new.name.clone(), "crons by name")?;
+        let error_bytes = it.last_error.as_ref().map_or(0, |error| error.len());
+        let fits = it.new.fault().is_none()
+            && machine.crons.len() < CRONS_MAX
+            && it.created <= machine.applied
+            && (it.paused_ms.is_none() || it.next_ms.is_none())
+            && error_bytes <= CRON_ERROR_BYTES_MAX
+            && it.fired | it.skipped <= COUNTER_MAX
+            && it.made_up <= MADE_UP_MAX;
+        if !fits {
+            return Err(contradiction(&format!("cron {} is out of bounds", it.new.name)));
+        }
+        machine.crons.put(Cron {
+            paused_ms: it.paused_ms,
+            next_ms: it.next_ms,
+            last_slot_ms: it.last_slot_ms,
+            last_job: it.last_job,
+            last_error: it.last_error,
+            fired: it.fired,
+            skipped: it.skipped,
+            made_up: it.made_up,
+            ..Cron::new(it.new, it.created, it.created_ms)
+        });
         Ok(())
     }
 
@@ -287,6 +325,9 @@ impl Restore {
         let restored = (machine.jobs.len() as u64, machine.registry.len(), machine.forgotten.len());
         if restored != (trailer.jobs, trailer.workers, trailer.forgotten) {
             return Err(contradiction("records are missing, or there are too many"));
+        }
+        if machine.crons.len() as u64 != trailer.crons {
+            return Err(contradiction("crons are missing, or there are too many"));
         }
         self.sequences.sort_unstable();
         if !self.sequences.is_sorted_by(|one, next| one < next) {

@@ -60,12 +60,15 @@ fn needs(request: &Request) -> Needs {
         | Request::ChangeQueue { .. }
         | Request::ChangeWorker { .. }
         | Request::ReportProgress(_)
+        | Request::AddCron(_)
+        | Request::ChangeCron { .. }
         | Request::TransferLeadership { .. }
         | Request::GetClusterStatus { local: false } => Needs::Leader,
         Request::GetJob { .. }
         | Request::ListJobs(_)
         | Request::WaitJobs { .. }
         | Request::ListQueues(_)
+        | Request::ListCrons(_)
         | Request::ListWorkers => Needs::SomeLeader,
         Request::GetClusterStatus { local: true }
         | Request::Ping
@@ -99,7 +102,10 @@ fn begins_work(request: &Request) -> bool {
         | Request::ChangeQueue { .. }
         | Request::ChangeWorker { .. }
         | Request::ReportProgress(_)
+        | Request::AddCron(_)
+        | Request::ChangeCron { .. }
         | Request::ListQueues(_)
+        | Request::ListCrons(_)
         | Request::ListWorkers
         | Request::GetClusterStatus { .. }
         | Request::ListLog { .. } => false,

@@ -316,12 +316,15 @@ impl Inbox {
             Ask::Look { .. } => &self.reads,
             Ask::LocalWorker { .. } => &self.reports,
             Ask::Request { request, .. } => match request {
-                Request::SubmitJob(_) | Request::SubmitBatch(_) => &self.proposals,
+                Request::SubmitJob(_) | Request::SubmitBatch(_) | Request::AddCron(_) => {
+                    &self.proposals
+                }
                 Request::CancelJobs { .. }
                 | Request::RetryJobs { .. }
                 | Request::PurgeJobs { .. }
                 | Request::ChangeQueue { .. }
                 | Request::ChangeWorker { .. }
+                | Request::ChangeCron { .. }
                 | Request::TransferLeadership { .. } => &self.controls,
                 Request::RegisterWorker(_)
                 | Request::Heartbeat { .. }
@@ -337,6 +340,7 @@ impl Inbox {
                 | Request::WaitJobs { .. }
                 | Request::ListWorkers
                 | Request::ListQueues(_)
+                | Request::ListCrons(_)
                 | Request::GetClusterStatus { .. }
                 | Request::ListLog { .. } => &self.reads,
             },

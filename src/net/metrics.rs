@@ -215,6 +215,10 @@ pub struct Metrics {
     pub dead_bytes: Number,
     /// Jobs that failed and were forgotten, because a limit asked for it and not a user.
     pub dead_dropped: Number,
+    /// Crons.
+    pub crons: Number,
+    /// Jobs that crons have submitted at their slots.
+    pub crons_fired: Number,
     /// Workers that live.
     pub workers_live: Number,
     /// Bytes the queue keeps in memory, by its own count.
@@ -272,6 +276,8 @@ impl Metrics {
         self.jobs_held.set(counts.held);
         self.dead_bytes.set(counts.dead_bytes);
         self.dead_dropped.set(counts.dead_dropped);
+        self.crons.set(number(machine.crons().len()));
+        self.crons_fired.set(machine.crons_fired());
         self.workers_live.set(counts.workers_live);
         self.machine_bytes.set(counts.resident_bytes);
     }
@@ -462,6 +468,12 @@ impl Metrics {
             "dead_dropped_total",
             "Jobs that failed and were forgotten for want of room or by age, not by a user.",
             &self.dead_dropped,
+        );
+        page.gauge("crons", "Crons.", &self.crons);
+        page.counter(
+            "crons_fired_total",
+            "Jobs that crons have submitted at their slots.",
+            &self.crons_fired,
         );
         page.gauge("workers_live", "Workers that live.", &self.workers_live);
         page.gauge(

@@ -580,7 +580,7 @@ fn memory_of_answer(request: &Request) -> usize {
     let items = match request {
         Request::ListJobs(filter) => usize::try_from(filter.limit).unwrap_or(usize::MAX),
         Request::WaitJobs { ids, .. } => ids.len(),
-        Request::ListWorkers | Request::ListQueues(_) => LIST_JOBS_MAX,
+        Request::ListWorkers | Request::ListQueues(_) | Request::ListCrons(_) => LIST_JOBS_MAX,
         _ => 1,
     };
     items.saturating_mul(LISTED_JOB_BYTES)

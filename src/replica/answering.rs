@@ -10,6 +10,7 @@ use crate::jobs::queue::RULED_QUEUES_MAX;
 use crate::jobs::registry::{Worker, WorkerState};
 use crate::raft::core::{ProposeError, Role};
 use crate::replica::core::Replica;
+use crate::replica::crons;
 use crate::replica::reading;
 use crate::replica::reads::{Parked, Read};
 use crate::replica::requests::nothing_changed;
@@ -128,7 +129,24 @@ impl<W> Replica<W> {
                     self.answer(wait.into_waiter(), reply);
                 }
             }
-            Outcome::Assigned(_) | Outcome::Lost(_) | Outcome::LimitsSet | Outcome::Ticked => {
+            Outcome::CronAdded(result) => {
+                for wait in waits {
+                    self.answer(wait.into_waiter(), crons::added(result));
+                }
+            }
+            Outcome::CronChanged(result) => {
+                for wait in waits {
+                    let Wait::Cron { waiter, change } = wait else {
+                        panic!("a change of a cron answers no other wait")
+                    };
+                    self.answer(waiter, crons::changed(change, result));
+                }
+            }
+            Outcome::Assigned(_)
+            | Outcome::Lost(_)
+            | Outcome::LimitsSet
+            | Outcome::Ticked
+            | Outcome::CronsFired(_) => {
                 assert!(waits.is_empty(), "nobody waits for the leader's own commands");
             }
         }
@@ -159,6 +177,7 @@ impl<W> Replica<W> {
                 | Wait::Register { .. }
                 | Wait::Cancel { .. }
                 | Wait::Whole { .. }
+                | Wait::Cron { .. }
                 | Wait::Release { .. } => panic!("a submit answers no other wait"),
             }
         }
@@ -336,7 +355,7 @@ pub(super) fn no_room() -> Refusal {
     Refusal::exhausted(message, 1000)
 }
 
-fn submit_result(id: JobId, outcome: &SubmitOutcome) -> Result<Submitted, Refusal> {
+pub(super) fn submit_result(id: JobId, outcome: &SubmitOutcome) -> Result<Submitted, Refusal> {
     match outcome {
         SubmitOutcome::Created => Ok(submitted(id, true)),
         SubmitOutcome::Known => Ok(submitted(id, false)),

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::jobs::codec;
 use crate::jobs::command::{Command, Event, Limits, Stamped};
+use crate::jobs::cron_slots::Zones;
 use crate::jobs::machine::Machine;
 use crate::jobs::scheduler::Proposed;
 use crate::planted::{Bug, is_planted};
@@ -106,6 +107,9 @@ pub struct Replica<W> {
     pub(super) liveness: Liveness,
     pub(super) proposed: Proposed,
     pub(super) proposed_at: BTreeMap<Index, Vec<crate::jobs::command::Pair>>,
+    /// The last entry by which slots of crons were fired, of this leadership.
+    pub(super) fired_at: Option<Index>,
+    pub(super) zones: Zones,
     pub(super) configured_at: Option<Ticks>,
     pub(super) peers: BTreeMap<NodeId, PeerFacts>,
     pub(super) refused_directories: u64,
@@ -167,6 +171,8 @@ impl<W> Replica<W> {
             liveness: Liveness::default(),
             proposed: Proposed::default(),
             proposed_at: BTreeMap::new(),
+            fired_at: None,
+            zones: Zones::built_in(),
             configured_at: None,
             peers: BTreeMap::new(),
             refused_directories: 0,

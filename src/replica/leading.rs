@@ -1,4 +1,4 @@
-//! What a leader does beside consensus: it gives out jobs, judges workers, and completes the
+//! What a leader does beside consensus: it gives out jobs, judges workers, fires crons, and completes the
 //! configuration.
 
 use crate::jobs::command::Command;
@@ -38,6 +38,7 @@ impl<W> Replica<W> {
             self.liveness.clear();
             self.proposed.clear();
             self.proposed_at.clear();
+            self.fired_at = None;
             self.configured_at = None;
             self.clock.observe(self.machine.now(), self.now);
         }
@@ -47,6 +48,7 @@ impl<W> Replica<W> {
             self.liveness.clear();
             self.proposed.clear();
             self.proposed_at.clear();
+            self.fired_at = None;
         }
     }
 
@@ -64,6 +66,7 @@ impl<W> Replica<W> {
         self.complete_configuration();
         self.judge();
         self.give_out();
+        self.fire_crons();
         self.move_clock();
     }
 

@@ -15,6 +15,7 @@
 mod answering;
 pub mod clock;
 pub mod core;
+mod crons;
 pub mod history;
 pub mod input;
 mod leading;

@@ -2,6 +2,7 @@
 
 use crate::jobs::codec;
 use crate::jobs::command::Command;
+use crate::jobs::cron::CronChange;
 use crate::jobs::list::Filter as JobFilter;
 use crate::jobs::machine::Machine;
 use crate::jobs::queue::Queue;
@@ -9,6 +10,7 @@ use crate::jobs::registry::Worker;
 use crate::jobs::rules::{QueueChange, in_words};
 use crate::raft::configuration;
 use crate::raft::message::{Entry, EntryKind};
+use crate::replica::crons::list_crons;
 use crate::types::{JobId, Millis, QueueName};
 use crate::wire::message::{
     Code, Filter, LIST_JOBS_MAX, LIST_QUEUES_MAX, LogLine, QueueFilter, QueueView, Refusal, Reply,
@@ -31,6 +33,7 @@ pub fn answer(machine: &Machine, request: &Request) -> Reply {
             Reply::Workers(machine.workers().map(|worker| worker_view(worker)).collect())
         }
         Request::ListQueues(filter) => list_queues(machine, filter),
+        Request::ListCrons(filter) => list_crons(machine, filter),
         Request::GetJob { id } => match machine.view(*id) {
             Some(view) => Reply::Job(Box::new(view)),
             None => Reply::Refused(no_such_job(machine, *id)),
@@ -206,6 +209,22 @@ fn describe(command: &Command) -> (&'static str, String) {
         Command::ReportProgress(report) => {
             ("ReportProgress", format!("{}: {} %", report.job, report.percent))
         }
+        Command::AddCron(add) => ("AddCron", format!("{}: {}", add.cron.name, add.cron.spec)),
+        Command::ChangeCron(name, change, _) => {
+            ("ChangeCron", format!("{name}: {}", describe_cron(*change)))
+        }
+        Command::FireCron(fires) => {
+            ("FireCron", first(fires.first().map(|fire| fire.name.to_string()), fires.len()))
+        }
+    }
+}
+
+fn describe_cron(change: CronChange) -> String {
+    match change {
+        CronChange::Pause => "pause".into(),
+        CronChange::Resume => "resume".into(),
+        CronChange::Remove => "remove".into(),
+        CronChange::Trigger(id) => format!("job {id} now"),
     }
 }
 

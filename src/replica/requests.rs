@@ -147,6 +147,10 @@ impl<W> Replica<W> {
             Request::ReportProgress(report) => {
                 self.propose_whole(Command::ReportProgress(report), waiter, arrived);
             }
+            Request::AddCron(cron) => self.add_cron(*cron, waiter, arrived),
+            Request::ChangeCron { name, change } => {
+                self.change_cron(name, change, waiter, arrived);
+            }
             Request::Reserve { worker, incarnation, after, max, wait_ms } => {
                 let max = usize::try_from(max).unwrap_or(RESERVE_JOBS_MAX).min(RESERVE_JOBS_MAX);
                 let parked = Parked::Worker { worker, incarnation, after, max };
@@ -156,6 +160,7 @@ impl<W> Replica<W> {
             | Request::ListJobs(_)
             | Request::WaitJobs { .. }
             | Request::ListQueues(_)
+            | Request::ListCrons(_)
             | Request::ListWorkers => {
                 self.arriving_reads.push(Read::Client { waiter, request, arrived });
             }
@@ -182,7 +187,7 @@ impl<W> Replica<W> {
     }
 
     /// Lets through what only the leader takes; answers the rest itself.
-    fn admit(&mut self, waiter: W, arrived: Ticks) -> Option<W> {
+    pub(super) fn admit(&mut self, waiter: W, arrived: Ticks) -> Option<W> {
         if self.raft.role() != Role::Leader {
             let refusal = self.not_leader();
             self.refuse(waiter, refusal);
@@ -280,7 +285,7 @@ impl<W> Replica<W> {
 
     /// Proposes a command of its own, after what was drafted before it: what one connection asked for is
     /// begun in that order (`wire-spec.md` §9).
-    fn propose_next(&mut self, command: Command, arrived: Ticks, waits: Vec<Wait<W>>) {
+    pub(super) fn propose_next(&mut self, command: Command, arrived: Ticks, waits: Vec<Wait<W>>) {
         self.propose_drafts();
         self.propose(command, arrived, waits);
     }
@@ -350,7 +355,10 @@ impl<W> Replica<W> {
             Request::WaitJobs { ids, wait_ms } => {
                 self.wait_jobs(waiter, ids, deadline(arrived, wait_ms));
             }
-            Request::ListJobs(_) | Request::ListWorkers | Request::ListQueues(_) => {
+            Request::ListJobs(_)
+            | Request::ListWorkers
+            | Request::ListQueues(_)
+            | Request::ListCrons(_) => {
                 self.answer_from_image(waiter, request);
             }
             Request::Ping
@@ -368,6 +376,8 @@ impl<W> Replica<W> {
             | Request::ChangeQueue { .. }
             | Request::ChangeWorker { .. }
             | Request::ReportProgress(_)
+            | Request::AddCron(_)
+            | Request::ChangeCron { .. }
             | Request::GetClusterStatus { .. }
             | Request::ListLog { .. }
             | Request::Watch(_)

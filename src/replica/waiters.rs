@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::jobs::cron::CronChange;
 use crate::types::{Incarnation, Index, JobId, Term, Ticks, WorkerId};
 use crate::wire::message::Submitted;
 
@@ -54,6 +55,13 @@ pub enum Wait<W> {
         /// Who.
         waiter: W,
     },
+    /// A change of a cron.
+    Cron {
+        /// Who.
+        waiter: W,
+        /// Which.
+        change: CronChange,
+    },
     /// Jobs given back.
     Release {
         /// Who.
@@ -71,6 +79,7 @@ impl<W> Wait<W> {
             | Self::Register { waiter, .. }
             | Self::Cancel { waiter }
             | Self::Whole { waiter }
+            | Self::Cron { waiter, .. }
             | Self::Release { waiter } => waiter,
         }
     }

@@ -7,6 +7,7 @@ use crate::jobs::list::Filter;
 use crate::jobs::machine::Machine;
 use crate::replica::core::Replica;
 use crate::sim::client::asks_of;
+use crate::sim::crons::is_of_cron;
 use crate::sim::generate::seen;
 use crate::sim::history::check_jobs;
 use crate::sim::holders::Holders;
@@ -103,14 +104,16 @@ impl Checks {
         Ok(report)
     }
 
-    /// Adds the jobs of this round that nobody thought of: those of an id after the first.
+    /// Adds the jobs of this round that nobody thought of: those of an id after the first. What crons submit is looked
+    /// at entry by entry.
     fn find_invented(&self, machine: &Machine, end: &mut BTreeMap<JobId, Seen>) {
         let mut after = self.recorder.jobs().iter().min().copied();
         while after.is_some() {
             let filter = Filter { after, limit: PAGE, ..Filter::default() };
             let (jobs, more) = machine.list(&filter);
             after = jobs.last().map(|job| job.id).filter(|_| more);
-            end.extend(jobs.iter().map(|job| (job.id, seen(job))));
+            let asked = jobs.iter().filter(|job| !is_of_cron(&job.queue));
+            end.extend(asked.map(|job| (job.id, seen(job))));
         }
     }
 
@@ -124,6 +127,12 @@ impl Checks {
     #[must_use]
     pub fn assignments(&self) -> u64 {
         self.shadow.assignments()
+    }
+
+    /// Returns how many slots of crons became jobs and were looked at.
+    #[must_use]
+    pub fn crons_fired(&self) -> u64 {
+        self.shadow.crons_fired()
     }
 
     /// Returns how many assignments workers began.

@@ -10,6 +10,7 @@ use crate::jobs::job::{Body, JobView, NewJob, Status};
 use crate::jobs::options::{Options, Tags};
 use crate::jobs::rules::{QueueChange, Rate};
 use crate::sim::calling::{Calling, Done, Sending, Up};
+use crate::sim::crons;
 use crate::sim::generate::seen;
 use crate::sim::job_model::{Asks, Cancelled, Op, Submitted};
 use crate::sim::recorder::{Recorder, new_id};
@@ -70,7 +71,7 @@ pub struct Client {
     burst_ends: u64,
     acknowledged: u64,
     reads: u64,
-    /// It may have made rules for queues that still stand.
+    /// It may have made rules for queues, or crons, that still stand.
     rules_changed: bool,
 }
 
@@ -161,6 +162,12 @@ impl Client {
     }
 
     fn begin(&mut self, now: u64, recorder: &mut Recorder) {
+        if self.rng.u32(0..60) == 0 {
+            let request = crons::draw(&mut self.rng);
+            let began = recorder.moment(now);
+            self.rules_changed = true;
+            return self.calling.begin_at((), request, None, now, PATIENCE, began);
+        }
         if self.rng.u32(0..40) == 0 {
             let (queue, change) = (self.queue(), self.change());
             let began = recorder.moment(now);
@@ -203,7 +210,7 @@ impl Client {
         }
     }
 
-    /// Takes back the rules that it may have made, so that every job has the time to end.
+    /// Takes back the rules and the crons that it may have made, so that every job has the time to end.
     fn settle_rules(&mut self, now: u64, recorder: &mut Recorder) {
         let changes = [QueueChange::Resume, QueueChange::Limit(None), QueueChange::Rate(None)];
         for name in ["a", "b"] {
@@ -213,6 +220,10 @@ impl Client {
                 let began = recorder.moment(now);
                 self.calling.begin_at((), request, None, now, PATIENCE, began);
             }
+        }
+        for request in crons::removals() {
+            let began = recorder.moment(now);
+            self.calling.begin_at((), request, None, now, PATIENCE, began);
         }
         self.rules_changed = false;
     }
@@ -286,8 +297,10 @@ impl Client {
     /// Writes down what is over.
     fn settle(&mut self, now: u64, recorder: &mut Recorder) {
         for done in self.calling.take_done() {
-            if matches!(*done.request, Request::ChangeQueue { .. }) {
-                self.rules_changed |= done.result.is_err();
+            let is_rule = matches!(*done.request, Request::ChangeQueue { .. });
+            if is_rule || matches!(*done.request, Request::AddCron(_) | Request::ChangeCron { .. })
+            {
+                self.rules_changed |= done.result.as_ref().is_err_and(|error| !is_answered(error));
                 continue;
             }
             let (acknowledged, reads) = write_down(self.number, &done, now, recorder);
@@ -295,6 +308,11 @@ impl Client {
             self.reads += reads;
         }
     }
+}
+
+/// Tells whether the state itself said no: there is nothing to take back for it.
+fn is_answered(error: &Error) -> bool {
+    matches!(fault(error), Fault::Refused(Code::NotFound | Code::AlreadyExists))
 }
 
 /// Writes down a call that is over. Returns how many submits were acknowledged, and how many reads answered.

@@ -9,7 +9,7 @@
 //! - `actors`: everybody outside: each `client`, `newcomer` and `worker`, with the production's own decisions
 //!   (`calling`, `home`);
 //! - `recorder`, `holders`: what they were told, and who runs what;
-//! - `checks`: what must hold for them at every step and at the end of a round; `shadow`: what each entry came to;
+//! - `checks`: what must hold for them at every step and at the end of a round; `shadow`: what each entry came to, `crons`: and each slot of a cron;
 //! - `history`, `rules`: what clients asked and were told, and the rules for all of it;
 //! - `generate`: histories that are legal by construction;
 //! - `linear`, `job_model`: whether a history is one that a single copy could have produced;
@@ -19,6 +19,7 @@ pub mod actors;
 pub mod calling;
 pub mod checks;
 pub mod client;
+pub mod crons;
 pub mod disk;
 mod event;
 pub mod faults;

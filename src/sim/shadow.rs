@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::jobs::codec;
-use crate::jobs::command::{Command, Event};
+use crate::jobs::command::{Command, Event, Fired, Outcome};
+use crate::jobs::cron::CronChange;
 use crate::jobs::job::Status;
 use crate::jobs::list::Filter;
 use crate::jobs::machine::Machine;
@@ -13,6 +14,7 @@ use crate::raft::core::Role;
 use crate::raft::message::EntryKind;
 use crate::replica::core::Replica;
 use crate::sim::checks::Violation;
+use crate::sim::crons::CronWatch;
 use crate::sim::watcher::Told;
 use crate::types::{Fence, Index, JobId, NodeId, QueueName, Term, WorkerId};
 
@@ -64,6 +66,7 @@ pub struct Shadow {
     /// The job that holds a unique key until it ends, or held it last.
     unique: BTreeMap<Place, JobId>,
     assignments: u64,
+    crons: CronWatch,
 }
 
 impl Shadow {
@@ -96,6 +99,12 @@ impl Shadow {
     #[must_use]
     pub fn assignments(&self) -> u64 {
         self.assignments
+    }
+
+    /// Returns how many slots of crons became jobs and were looked at.
+    #[must_use]
+    pub fn crons_fired(&self) -> u64 {
+        self.crons.fired()
     }
 
     fn note_proposals<W>(&mut self, node: NodeId, replica: &Replica<W>) {
@@ -138,6 +147,7 @@ impl Shadow {
                     let stamped = codec::decode(&entry.data).map_err(|error| {
                         format!("entry {} cannot be read: {error}", entry.index)
                     })?;
+                    let crons = self.machine.crons().clone();
                     let applied = self.machine.apply(entry.index, &stamped);
                     self.told.push(entry.index, self.machine.now(), applied.changes);
                     self.release_held(entry.index);
@@ -148,6 +158,21 @@ impl Shadow {
                     if let Command::SubmitJob(jobs) = &stamped.command {
                         jobs.iter().for_each(|job| self.place(job.id, entry.index));
                         jobs.iter().try_for_each(|job| self.look_at_key(job.id))?;
+                    }
+                    if let (Command::FireCron(fires), Outcome::CronsFired(fired)) =
+                        (&stamped.command, &applied.outcome)
+                    {
+                        let now = self.machine.now();
+                        for (fire, fired) in fires.iter().zip(fired) {
+                            let cron = crons.get(&fire.name).map(|cron| &**cron);
+                            self.crons.slot(cron, fire, *fired, now)?;
+                            if let Fired::Submitted(job) = fired {
+                                self.place(*job, entry.index);
+                            }
+                        }
+                    }
+                    if let Command::ChangeCron(_, CronChange::Trigger(job), _) = &stamped.command {
+                        self.place(*job, entry.index);
                     }
                     for event in applied.events {
                         match event {

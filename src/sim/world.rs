@@ -81,6 +81,8 @@ pub struct Report {
     pub healed: u64,
     /// Entries committed.
     pub committed: u64,
+    /// Slots of crons that became jobs.
+    pub slots: u64,
 }
 
 impl Report {
@@ -101,6 +103,7 @@ impl Report {
         self.damaged += other.damaged;
         self.healed += other.healed;
         self.committed += other.committed;
+        self.slots += other.slots;
     }
 }
 
@@ -212,6 +215,7 @@ impl World {
         let checked = self.checks.total();
         (report.histories, report.operations) = (checked.histories, checked.operations);
         report.committed = self.truth.commit_index().0;
+        report.slots = self.checks.crons_fired();
         report
     }
 

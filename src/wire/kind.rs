@@ -58,6 +58,13 @@ pub const CHANGE_WORKER: u8 = 0x33;
 /// A job says how far it is.
 pub const REPORT_PROGRESS: u8 = 0x34;
 
+/// A cron to add.
+pub const ADD_CRON: u8 = 0x30;
+/// A cron to pause, resume, remove, or to submit the job of.
+pub const CHANGE_CRON: u8 = 0x31;
+/// A page of crons, or one.
+pub const LIST_CRONS: u8 = 0x32;
+
 /// Raft: pre-vote.
 pub const PRE_VOTE: u8 = 0x40;
 /// Raft: its answer.
@@ -143,9 +150,15 @@ pub const RELEASED: u8 = 0xa5;
 pub const WORKER_CHANGED: u8 = 0xb3;
 /// Answers [`REPORT_PROGRESS`].
 pub const PROGRESS_NOTED: u8 = 0xb4;
+/// Answers [`ADD_CRON`].
+pub const CRON_ADDED: u8 = 0xb0;
+/// Answers [`CHANGE_CRON`].
+pub const CRON_CHANGED: u8 = 0xb1;
+/// Answers [`LIST_CRONS`].
+pub const CRONS: u8 = 0xb2;
 
 /// Every kind with its name, in order of number: the registry of `wire-spec.md`.
-pub const ALL: [(u8, &str); 67] = [
+pub const ALL: [(u8, &str); 73] = [
     (HELLO, "HELLO"),
     (WELCOME, "WELCOME"),
     (REJECT, "REJECT"),
@@ -173,6 +186,9 @@ pub const ALL: [(u8, &str); 67] = [
     (RELEASE_JOBS, "RELEASE_JOBS"),
     (CHANGE_WORKER, "CHANGE_WORKER"),
     (REPORT_PROGRESS, "REPORT_PROGRESS"),
+    (ADD_CRON, "ADD_CRON"),
+    (CHANGE_CRON, "CHANGE_CRON"),
+    (LIST_CRONS, "LIST_CRONS"),
     (PRE_VOTE, "PRE_VOTE"),
     (PRE_VOTE_REPLY, "PRE_VOTE_REPLY"),
     (VOTE, "VOTE"),
@@ -213,16 +229,16 @@ pub const ALL: [(u8, &str); 67] = [
     (RELEASED, "RELEASED"),
     (WORKER_CHANGED, "WORKER_CHANGED"),
     (PROGRESS_NOTED, "PROGRESS_NOTED"),
+    (CRON_ADDED, "CRON_ADDED"),
+    (CRON_CHANGED, "CRON_CHANGED"),
+    (CRONS, "CRONS"),
 ];
 
 /// Tells whether frames of this kind are requests: a client or a worker sends them, and each gets
 /// exactly one answer.
 #[must_use]
 pub fn is_request(kind: u8) -> bool {
-    matches!(
-        kind,
-        PING..=WATCH | REGISTER_WORKER..=RELEASE_JOBS | CHANGE_WORKER..=REPORT_PROGRESS
-    )
+    matches!(kind, PING..=WATCH | REGISTER_WORKER..=RELEASE_JOBS | ADD_CRON..=REPORT_PROGRESS)
 }
 
 /// Tells whether frames of this kind travel on the Raft lane.

@@ -5,14 +5,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::jobs::change::{Event, Position};
 use crate::jobs::command::{Registration, Release, StatusUpdate};
+use crate::jobs::cron::{CronChange, CronView, NewCron};
 use crate::jobs::intake::{Intake, ProgressReport};
 use crate::jobs::job::{Assignment, JobView, NewJob, Serves, Status};
 use crate::jobs::options::Tags;
 use crate::jobs::rules::{QueueChange, Rate, in_words};
 use crate::pack::unpack::list;
 use crate::types::{
-    ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Term, WorkerId,
+    ClusterId, CronName, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Term,
+    WorkerId,
 };
+use crate::wire::crons::{CronAdded, CronChanged, CronFilter};
 
 /// Jobs in one `SubmitBatch`, at most; more are refused as `INVALID_ARGUMENT`. They become one entry
 /// of the log, which is applied in one go: this bounds how long a node looks at nothing else.
@@ -151,6 +154,17 @@ pub enum Request {
     },
     /// Notes how far a job says that it is: [`Reply::ProgressNoted`]. Leader only.
     ReportProgress(ProgressReport),
+    /// Adds a cron: [`Reply::CronAdded`]. Leader only.
+    AddCron(Box<NewCron>),
+    /// Changes a cron: [`Reply::CronChanged`]. Leader only.
+    ChangeCron {
+        /// Which.
+        name: CronName,
+        /// How.
+        change: CronChange,
+    },
+    /// A page of crons in order of name, or one, linearizable on any node: [`Reply::Crons`].
+    ListCrons(CronFilter),
 }
 
 /// Which queues to list.
@@ -282,6 +296,17 @@ pub enum Reply {
     },
     /// It is noted.
     ProgressNoted,
+    /// The cron stands.
+    CronAdded(CronAdded),
+    /// The change of the cron stands.
+    CronChanged(CronChanged),
+    /// A page of crons; with `more`, ask again after the last name.
+    Crons {
+        /// The page.
+        crons: Vec<CronView>,
+        /// Whether there are more.
+        more: bool,
+    },
     /// No.
     Refused(Refusal),
 }

@@ -6,6 +6,7 @@
 //! (maps, evolvable) or [`positional`] (arrays, hot), and answer with [`error::WireError`].
 
 pub mod bulk;
+pub mod crons;
 pub mod error;
 pub mod frame;
 pub mod hello;

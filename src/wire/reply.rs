@@ -8,6 +8,7 @@ use crate::jobs::intake::Intake;
 use crate::jobs::job::{Assignment, JobView, Status};
 use crate::pack::unpack::list;
 use crate::types::{NodeId, Term};
+use crate::wire::crons::{self, CronsOut, cron_bytes_max};
 use crate::wire::error::{WireError, check_header, not};
 use crate::wire::frame::{BODY_BYTES_MAX, Frame};
 use crate::wire::kind;
@@ -59,13 +60,16 @@ impl Reply {
             Self::Watched(_) => kind::WATCHED,
             Self::WorkerChanged { .. } => kind::WORKER_CHANGED,
             Self::ProgressNoted => kind::PROGRESS_NOTED,
+            Self::CronAdded(_) => kind::CRON_ADDED,
+            Self::CronChanged(_) => kind::CRON_CHANGED,
+            Self::Crons { .. } => kind::CRONS,
             Self::Refused(_) => kind::REFUSED,
         }
     }
 
     /// Makes the reply fit one frame, losing nothing that the client cannot ask for again:
     ///
-    /// - a page of jobs ends earlier and says `more`;
+    /// - a page of jobs or crons ends earlier and says `more`;
     /// - reserved jobs are the first by fence, so that the next `Reserve` gets the rest;
     /// - entries of the log end earlier: the client asks on from the last;
     /// - a waited job that has no room is refused with `RESOURCE_EXHAUSTED` in its place, and bodies are
@@ -92,6 +96,12 @@ impl Reply {
                 Self::Log(lines)
             }
             Self::Waited(results) => Self::Waited(waited_fitting(&results)),
+            Self::Crons { mut crons, more } => {
+                let fit = count_fitting(crons.iter().map(cron_bytes_max));
+                let more = more || fit < crons.len();
+                crons.truncate(fit);
+                Self::Crons { crons, more }
+            }
             Self::Pong
             | Self::Submitted(_)
             | Self::SubmittedBatch(_)
@@ -111,6 +121,8 @@ impl Reply {
             | Self::Watched(_)
             | Self::WorkerChanged { .. }
             | Self::ProgressNoted
+            | Self::CronAdded(_)
+            | Self::CronChanged(_)
             | Self::Refused(_) => self,
         }
     }
@@ -136,6 +148,7 @@ impl Reply {
             Self::HeartbeatAck { withdrawn, .. } => {
                 ITEM_OVERHEAD_BYTES + withdrawn.len().saturating_mul(RESULT_BYTES)
             }
+            Self::Crons { crons, .. } => crons.iter().map(cron_bytes_max).sum(),
             Self::Pong
             | Self::Submitted(_)
             | Self::Registered
@@ -145,6 +158,8 @@ impl Reply {
             | Self::ClusterStatus(_)
             | Self::Transferred { .. }
             | Self::QueueChanged(_)
+            | Self::CronAdded(_)
+            | Self::CronChanged(_)
             | Self::Refused(_) => ITEM_OVERHEAD_BYTES,
         };
         held.min(BODY_BYTES_MAX)
@@ -188,6 +203,9 @@ impl Reply {
             kind::QUEUES => named::decode(name, body)
                 .map(|QueuesBody { queues, more }| Self::Queues { queues, more }),
             kind::QUEUE_CHANGED => named::decode(name, body).map(Self::QueueChanged),
+            kind::CRON_ADDED => named::decode(name, body).map(Self::CronAdded),
+            kind::CRON_CHANGED => named::decode(name, body).map(Self::CronChanged),
+            kind::CRONS => crons::crons(name, body),
             kind::RELEASED => {
                 named::decode(name, body).map(|CountBody { count }| Self::Released { count })
             }
@@ -230,6 +248,9 @@ impl Reply {
                 count_fitting(jobs.iter().map(assignment_bytes_max)) == jobs.len()
             }
             Self::Log(lines) => count_fitting(lines.iter().map(line_bytes_max)) == lines.len(),
+            Self::Crons { crons, .. } => {
+                count_fitting(crons.iter().map(cron_bytes_max)) == crons.len()
+            }
             Self::Pong
             | Self::Submitted(_)
             | Self::SubmittedBatch(_)
@@ -250,6 +271,8 @@ impl Reply {
             | Self::Watched(_)
             | Self::WorkerChanged { .. }
             | Self::ProgressNoted
+            | Self::CronAdded(_)
+            | Self::CronChanged(_)
             | Self::Refused(_) => true,
         }
     }
@@ -268,6 +291,9 @@ impl Reply {
             }
             Self::Queues { queues, more } => named::encode(&QueuesOut { queues, more: *more }),
             Self::QueueChanged(changed) => named::encode(changed),
+            Self::CronAdded(added) => named::encode(added),
+            Self::CronChanged(changed) => named::encode(changed),
+            Self::Crons { crons, more } => named::encode(&CronsOut { crons, more: *more }),
             Self::Released { count } => named::encode(&CountBody { count: *count }),
             Self::Reserved(jobs) => named::encode(&List { key: "jobs", items: jobs }),
             Self::Job(job) => named::encode(job),
@@ -303,7 +329,9 @@ impl Reply {
             | Self::Retried(_)
             | Self::Purged(_)
             | Self::WorkerChanged { .. }
-            | Self::ProgressNoted => true,
+            | Self::ProgressNoted
+            | Self::CronAdded(_)
+            | Self::CronChanged(_) => true,
             Self::Pong
             | Self::Reserved(_)
             | Self::Job(_)
@@ -314,6 +342,7 @@ impl Reply {
             | Self::Log(_)
             | Self::Queues { .. }
             | Self::Watched(_)
+            | Self::Crons { .. }
             | Self::Refused(_) => false,
         };
         let message = format!("an answer of {bytes} bytes; at most {BODY_BYTES_MAX}: ask for less");

@@ -15,6 +15,7 @@ use crate::jobs::options::{Options, Tags};
 use crate::jobs::rules::QueueChange;
 use crate::pack::unpack::list;
 use crate::types::{Fence, Incarnation, Index, JobId, NodeId, QueueName, WorkerId};
+use crate::wire::crons::{self, ChangeCronBody};
 use crate::wire::error::{WireError, check_count, check_header, not};
 use crate::wire::frame::{Frame, FrameCodec, FrameError};
 use crate::wire::jobs_in;
@@ -102,6 +103,9 @@ impl Request {
             Self::Watch(_) => kind::WATCH,
             Self::ChangeWorker { .. } => kind::CHANGE_WORKER,
             Self::ReportProgress(_) => kind::REPORT_PROGRESS,
+            Self::AddCron(_) => kind::ADD_CRON,
+            Self::ChangeCron { .. } => kind::CHANGE_CRON,
+            Self::ListCrons(_) => kind::LIST_CRONS,
         }
     }
 
@@ -122,7 +126,9 @@ impl Request {
             | Self::RetryJobs { .. }
             | Self::PurgeJobs { .. }
             | Self::ChangeWorker { .. }
-            | Self::ReportProgress(_) => true,
+            | Self::ReportProgress(_)
+            | Self::AddCron(_)
+            | Self::ChangeCron { .. } => true,
             Self::Ping
             | Self::Heartbeat { .. }
             | Self::Reserve { .. }
@@ -131,6 +137,7 @@ impl Request {
             | Self::WaitJobs { .. }
             | Self::ListWorkers
             | Self::ListQueues(_)
+            | Self::ListCrons(_)
             | Self::GetClusterStatus { .. }
             | Self::ListLog { .. }
             | Self::Watch(_) => false,
@@ -222,6 +229,11 @@ impl Request {
                 let percent = u32::from(percent);
                 named::append(&ProgressBody { job, fence, percent, note }, out);
             }
+            Self::AddCron(cron) => named::append(&**cron, out),
+            Self::ChangeCron { name, change } => {
+                named::append(&ChangeCronBody { name: name.clone(), change: *change }, out);
+            }
+            Self::ListCrons(filter) => named::append(filter, out),
             Self::GetClusterStatus { local } => named::append(&StatusBody { local: *local }, out),
             Self::ListLog { from, limit } => {
                 named::append(&ListLogBody { from: *from, limit: *limit }, out);
@@ -261,6 +273,9 @@ impl Request {
                     Some(reason) => Err(WireError::Invalid { name, reason }),
                 }
             }
+            kind::ADD_CRON => crons::add_cron(name, body),
+            kind::CHANGE_CRON => crons::change_cron(name, body),
+            kind::LIST_CRONS => crons::list_crons(name, body),
             kind::LIST_WORKERS => named::decode(name, body).map(|Nothing {}| Self::ListWorkers),
             kind::GET_CLUSTER_STATUS => named::decode(name, body)
                 .map(|StatusBody { local }| Self::GetClusterStatus { local }),

@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use futures::channel::oneshot;
 use raftq::client::blocking::{Client, run_worker};
-use raftq::client::duty::StopReport;
 use raftq::client::context::Context;
+use raftq::client::duty::StopReport;
 use raftq::client::worker::Worker;
 use rusqlite::{Connection, params};
 use signal_hook::consts::{SIGINT, SIGTERM};

@@ -1,10 +1,14 @@
 //! The seeds of the fuzz corpus, made by the code itself and by the vectors of the wire.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use raftq::jobs::codec;
-use raftq::jobs::command::{Command, Limits, Pair, Registration, Release, Stamped, StatusUpdate};
+use raftq::jobs::command::{
+    AddCron, Command, CronFire, Limits, Pair, Registration, Release, Stamped, StatusUpdate,
+};
+use raftq::jobs::cron::{CronChange, Missed, NewCron};
 use raftq::jobs::intake::{Intake, ProgressReport};
 use raftq::jobs::job::{Body, NewJob, Serves, Verdict};
 use raftq::jobs::machine::Machine;
@@ -20,8 +24,8 @@ use raftq::storage::memory::Memory;
 use raftq::storage::recover::recover;
 use raftq::storage::snapshot::Snapshots;
 use raftq::types::{
-    ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Tag, Term,
-    WorkerId,
+    ClusterId, CronName, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Tag,
+    Term, WorkerId,
 };
 use raftq::wire::frame::{Frame, FrameCodec, HEADER_BYTES, PREAMBLE};
 use raftq::wire::hello::Reject;
@@ -243,6 +247,21 @@ fn commands() -> Vec<(&'static str, Command)> {
         tags: Tags::new([Tag::new("gpu").unwrap()]),
         ..Asked::default()
     };
+    let beat = || CronName::new("beat").unwrap();
+    let cron = |name: &str| NewCron {
+        name: CronName::new(name).unwrap(),
+        spec: "*/5 8-18 * jan,jul mon-fri".into(),
+        tz: "Europe/Berlin".into(),
+        missed: Missed::All,
+        queue: QueueName::new("slow").unwrap(),
+        body: words(&["true"]),
+        options: Asked::shared(Asked { retries: 1, ..Asked::default() }),
+    };
+    // The slot is that of the 20th command's time; the cron is the 19th.
+    let slot_ms = Millis(1_700_000_000_200);
+    let next_ms = Some(slot_ms);
+    let (created, after) = (Index(19), Some(Millis(1_700_000_300_000)));
+    let fire = CronFire { name: beat(), created, slot_ms, next_ms: after };
     let change = |change| Command::ChangeQueue(QueueName::new("slow").unwrap(), change);
     vec![
         ("limits", Command::SetLimits(Limits { finished_count_max: 1, ..Limits::default() })),
@@ -304,6 +323,11 @@ fn commands() -> Vec<(&'static str, Command)> {
                 note: "two of five".into(),
             }),
         ),
+        ("cron-add", Command::AddCron(AddCron { cron: Arc::new(cron("beat")), next_ms })),
+        ("cron-add-another", Command::AddCron(AddCron { cron: Arc::new(cron("rest")), next_ms })),
+        ("cron-fire", Command::FireCron(vec![fire])),
+        ("cron-pause", Command::ChangeCron(beat(), CronChange::Pause, None)),
+        ("cron-trigger", Command::ChangeCron(beat(), CronChange::Trigger(id(97)), None)),
     ]
 }
 
@@ -315,6 +339,7 @@ fn machine(commands: &[(&'static str, Command)]) -> Machine {
     }
     let counts = machine.counts();
     assert!(counts.pending > 0 && counts.running > 0 && counts.forgotten > 0, "{counts:?}");
+    assert_eq!(machine.crons().len(), 2, "crons are in the image");
     machine
 }
 

@@ -1,15 +1,19 @@
 //! Commands as bytes: every kind there and back, and bytes from an enemy.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use raftq::jobs::codec::{self, DecodeError, encode};
-use raftq::jobs::command::{Command, Limits, Registration, Release, Stamped};
+use raftq::jobs::command::{AddCron, Command, CronFire, Limits, Registration, Release, Stamped};
+use raftq::jobs::cron::{CronChange, Missed, NewCron};
 use raftq::jobs::intake::{Intake, ProgressReport};
 use raftq::jobs::job::{Body, NewJob, Serves};
 use raftq::jobs::options::Options;
 use raftq::jobs::rules::{QueueChange, Rate};
-use raftq::types::{Fence, Incarnation, Millis, QueueName};
+use raftq::types::{CronName, Fence, Incarnation, Index, Millis, QueueName};
 
+use crate::crons::cron;
 use crate::support::{command, id, pair, payload, queue, registration, update, worker};
 
 fn decode(bytes: &[u8]) -> Result<Stamped, DecodeError> {
@@ -23,6 +27,18 @@ fn stamped(command: Command) -> Stamped {
 fn asks(number: u64, retries: u32) -> NewJob {
     let options = Options { retries, priority: 0, ..Options::default() };
     NewJob { options: Options::shared(options), ..command(number) }
+}
+
+fn name() -> CronName {
+    CronName::new("c").unwrap()
+}
+
+fn add_cron(cron: NewCron) -> Command {
+    Command::AddCron(AddCron { cron: Arc::new(cron), next_ms: Some(Millis(5)) })
+}
+
+fn fire(next_ms: Option<Millis>) -> CronFire {
+    CronFire { name: name(), created: Index(4), slot_ms: Millis(7), next_ms }
 }
 
 /// One command of every kind, and bodies that `apply` will refuse: those, too, must arrive as sent.
@@ -66,6 +82,16 @@ fn samples() -> Vec<Stamped> {
             note: "half".into(),
         }),
         Command::SubmitJob(vec![asks(1, 3), command(2), asks(3, 3), asks(4, 4)]),
+        add_cron(NewCron { options: asks(1, 3).options, ..cron("c", Missed::Once) }),
+        add_cron(NewCron {
+            body: Body::Payload(Bytes::from_static(b"\0\xff")),
+            ..cron("c", Missed::All)
+        }),
+        Command::ChangeCron(name(), CronChange::Pause, None),
+        Command::ChangeCron(name(), CronChange::Resume, Some(Millis(9))),
+        Command::ChangeCron(name(), CronChange::Remove, None),
+        Command::ChangeCron(name(), CronChange::Trigger(id(1)), None),
+        Command::FireCron(vec![fire(None), fire(Some(Millis(9)))]),
     ]
     .map(stamped)
     .into()
@@ -114,6 +140,14 @@ fn options_follow_the_body_in_the_bytes_that_logs_on_disk_hold() {
     assert!(bytes.ends_with(b"\x0b\x92\xa1q\xa5pause"), "{bytes:?}");
     let bytes = encode(&stamped(Command::ChangeWorker(worker("w"), Intake::Quiet)));
     assert!(bytes.ends_with(b"\x17\x92\xa1w\x01"), "{bytes:?}");
+    let bytes = encode(&stamped(Command::ChangeCron(name(), CronChange::Pause, None)));
+    assert!(bytes.ends_with(b"\x15\x93\xa1c\xa5pause\xc0"), "{bytes:?}");
+    let bytes = encode(&stamped(Command::FireCron(vec![fire(Some(Millis(9)))])));
+    assert!(bytes.ends_with(b"\x16\x91\x94\xa1c\x04\x07\x09"), "{bytes:?}");
+    let bytes = encode(&stamped(add_cron(cron("c", Missed::Once))));
+    let cron =
+        b"\x14\x92\x96\xa1c\xaa@every 10s\xa3UTC\xa4once\xa5ticks\x81\xa7command\x91\xa4true\x05";
+    assert!(bytes.ends_with(cron), "{bytes:?}");
 }
 
 #[test]
@@ -123,7 +157,7 @@ fn jobs_that_ask_for_the_same_share_it_when_they_are_read() {
         panic!("a submit")
     };
     let shared = |at: usize| jobs[at].options.as_ref().unwrap();
-    assert!(std::sync::Arc::ptr_eq(shared(0), shared(2)));
+    assert!(Arc::ptr_eq(shared(0), shared(2)));
 }
 
 #[test]

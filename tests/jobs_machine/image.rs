@@ -1,7 +1,10 @@
 //! Images: whole, and in every way broken.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
-use raftq::jobs::command::{Command, Registration};
+use raftq::jobs::command::{AddCron, Command, CronFire, Registration};
+use raftq::jobs::cron::{CronChange, NewCron};
 use raftq::jobs::image::{ImageError, RECORD_BYTES_MAX};
 use raftq::jobs::intake::{Intake, ProgressReport};
 use raftq::jobs::job::{BODY_BYTES_MAX, Body, NewJob, Serves};
@@ -9,7 +12,7 @@ use raftq::jobs::machine::Machine;
 use raftq::jobs::options::{Options, Tags};
 use raftq::jobs::restore::Restore;
 use raftq::jobs::rules::{QueueChange, Rate};
-use raftq::types::{Index, Tag};
+use raftq::types::{CronName, Index, Millis, Tag};
 
 use crate::support::{Rig, id, pair, payload, queue, registration, update, worker};
 
@@ -71,6 +74,18 @@ fn sample() -> Machine {
     ] {
         rig.apply(Command::ChangeQueue(queue(name), change));
     }
+    for (name, next) in [("a", Some(1_000)), ("b", None)] {
+        let cron = crate::crons::cron(name, raftq::jobs::cron::Missed::All);
+        let options = Options::shared(Options { retries: 2, ..Options::default() });
+        let cron = NewCron { options, ..cron };
+        let (cron, next_ms) = (Arc::new(cron), next.map(Millis));
+        rig.apply(Command::AddCron(AddCron { cron, next_ms }));
+    }
+    let created = rig.machine.applied_index().prev();
+    let (name, slot_ms, next_ms) =
+        (CronName::new("a").unwrap(), Millis(1_000), Some(Millis(9_000)));
+    rig.apply(Command::FireCron(vec![CronFire { name: name.clone(), created, slot_ms, next_ms }]));
+    rig.apply(Command::ChangeCron(name, CronChange::Pause, None));
     while !rig.machine.applied_index().0.is_multiple_of(64) {
         rig.machine.apply_noop(rig.machine.applied_index().next());
     }
@@ -114,7 +129,7 @@ fn image_of_an_empty_machine_restores_equal() {
 #[test]
 fn records_are_bounded_and_group_small_jobs() {
     let mut machine = Machine::new();
-    let stamp = |command| raftq::jobs::command::Stamped { now: raftq::types::Millis(1), command };
+    let stamp = |command| raftq::jobs::command::Stamped { now: Millis(1), command };
     let many = (0..4_000).map(|number| payload(number, "q", &[7; 200])).collect();
     machine.apply(Index(1), &stamp(Command::SubmitJob(many)));
     let largest = |number| NewJob {
@@ -131,12 +146,12 @@ fn records_are_bounded_and_group_small_jobs() {
 #[test]
 fn restore_missing_any_record_is_refused() {
     let records = records(&sample());
-    assert_eq!(records.len(), 6);
+    assert_eq!(records.len(), 7);
     for missing in 0..records.len() {
         let rest = records.iter().enumerate().filter(|(at, _)| *at != missing);
         assert!(restore(rest.map(|(_, record)| record)).is_err(), "without record {missing}");
     }
-    assert_eq!(restore(&records[..5]).err(), Some(ImageError::Cut));
+    assert_eq!(restore(&records[..6]).err(), Some(ImageError::Cut));
     assert_eq!(restore([]).err(), Some(ImageError::Cut));
 }
 
@@ -193,6 +208,21 @@ fn restore_rules_out_of_bounds_is_refused() {
 }
 
 #[test]
+fn restore_cron_out_of_bounds_is_refused() {
+    let mut rig = Rig::new();
+    let cron = crate::crons::cron("c", raftq::jobs::cron::Missed::Skip);
+    rig.apply(Command::AddCron(AddCron { cron: Arc::new(cron), next_ms: Some(Millis(2_000)) }));
+    let whole = records(&rig.machine);
+    assert!(restore(&whole).is_ok());
+    for (from, to) in [(b"@every 10s", b"@every 10x"), (b"@every 10s", b"* * 0 * * ")] {
+        let mut records = whole.clone();
+        patch(&mut records[1], from, to);
+        let Err(ImageError::Contradiction(why)) = restore(&records) else { panic!("restored") };
+        assert!(why.contains("cron c"), "{why}");
+    }
+}
+
+#[test]
 fn restore_other_version_is_refused() {
     let mut records = records(&Machine::new());
     assert_eq!(records[0][3], 4, "the version");
@@ -212,7 +242,7 @@ fn restore_too_long_or_unknown_record_is_refused() {
 
 #[test]
 fn restore_trailing_bytes_are_refused() {
-    for at in 0..6 {
+    for at in 0..7 {
         let mut records = records(&sample());
         records[at].push(0xc0);
         assert!(matches!(restore(&records), Err(ImageError::Malformed(_))), "record {at}");
@@ -292,7 +322,7 @@ proptest! {
 
     #[test]
     fn restore_never_panics(
-        code in 0u8..6,
+        code in 0u8..7,
         bytes in prop::collection::vec(any::<u8>(), 0..200),
         headed in any::<bool>(),
     ) {

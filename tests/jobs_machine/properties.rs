@@ -8,9 +8,10 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use raftq::jobs::codec::{decode, encode};
 use raftq::jobs::command::{
-    Command, Event, Limits, Outcome, Pair, Registration, Release, RetryOutcome, Stamped,
-    StatusUpdate,
+    AddCron, Command, CronFire, Event, Limits, Outcome, Pair, Registration, Release, RetryOutcome,
+    Stamped, StatusUpdate,
 };
+use raftq::jobs::cron::{CronChange, Missed, NewCron};
 use raftq::jobs::intake::{Intake, ProgressReport};
 use raftq::jobs::job::{Body, NewJob, Serves, Status, Verdict};
 use raftq::jobs::lane::Class;
@@ -20,7 +21,9 @@ use raftq::jobs::resident::Job;
 use raftq::jobs::restore::Restore;
 use raftq::jobs::rules::{QueueChange, Rate};
 use raftq::jobs::scheduler::{Proposed, schedule};
-use raftq::types::{Fence, Incarnation, JobId, Millis, QueueName, Tag, UniqueKey, WorkerId};
+use raftq::types::{
+    CronName, Fence, Incarnation, Index, JobId, Millis, QueueName, Tag, UniqueKey, WorkerId,
+};
 
 use crate::support::{id, queue, verdict, worker};
 
@@ -47,6 +50,9 @@ pub(crate) enum Op {
     Purge(Vec<u64>),
     Decide(usize, Intake),
     Say(u64, u64, u8),
+    AddCron(u8, u8),
+    ChangeCron(u8, CronChange),
+    FireCron(u64),
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
@@ -103,11 +109,54 @@ fn op() -> impl Strategy<Value = Op> {
             Op::Decide(worker, Intake::from_code(intake).unwrap_or(Intake::Open))
         }),
         2 => (job(), 0u64..4, 0u8..120).prop_map(|(job, stale, percent)| Op::Say(job, stale, percent)),
+        1 => (0u8..2, 0u8..4).prop_map(|(which, shape)| Op::AddCron(which, shape)),
+        1 => (0u8..3, cron_change()).prop_map(|(which, change)| Op::ChangeCron(which, change)),
+        2 => (0u64..4).prop_map(Op::FireCron),
     ]
 }
 
 pub(crate) fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op(), 0..80)
+}
+
+fn cron_change() -> impl Strategy<Value = CronChange> {
+    prop_oneof![
+        2 => Just(CronChange::Pause),
+        2 => Just(CronChange::Resume),
+        1 => Just(CronChange::Remove),
+        1 => (0u64..24).prop_map(|number| CronChange::Trigger(id(number))),
+    ]
+}
+
+fn cron_name(which: u8) -> CronName {
+    CronName::new(["c", "d", "e"][usize::from(which)]).unwrap()
+}
+
+fn new_cron(which: u8, shape: u8) -> NewCron {
+    let NewJob { queue, body, options, .. } = new_job(1, shape * 12 + which * 4);
+    let missed = Missed::ALL[usize::from(shape % 3)];
+    let spec = if shape == 3 { "@every 0s" } else { "@every 1s" };
+    NewCron {
+        name: cron_name(which),
+        spec: spec.into(),
+        tz: "UTC".into(),
+        missed,
+        queue,
+        body,
+        options,
+    }
+}
+
+/// Fires what is due, and now and then what is not.
+fn fires(machine: &Machine, ahead: u64) -> Vec<CronFire> {
+    let now = Millis(machine.now().0 + ahead / 3 * 700);
+    let due = machine.crons().due(now).map(|(slot_ms, cron)| CronFire {
+        name: cron.new.name.clone(),
+        created: Index(cron.created.0 + ahead / 2 % 2),
+        slot_ms,
+        next_ms: Some(Millis(cron.resumes_after(slot_ms, now).0 + 1_000)),
+    });
+    due.collect()
 }
 
 fn new_job(number: u64, shape: u8) -> NewJob {
@@ -225,6 +274,16 @@ fn command(machine: &Machine, op: &Op) -> Option<Command> {
             percent: *percent,
             note: "n".repeat(usize::from(*percent % 3)),
         }),
+        Op::AddCron(which, shape) => {
+            let cron = Arc::new(new_cron(*which, *shape));
+            Command::AddCron(AddCron { cron, next_ms: Some(Millis(machine.now().0 + 500)) })
+        }
+        Op::ChangeCron(which, change) => {
+            let next_ms =
+                matches!(change, CronChange::Resume).then(|| Millis(machine.now().0 + 300));
+            Command::ChangeCron(cron_name(*which), *change, next_ms)
+        }
+        Op::FireCron(ahead) => Command::FireCron(fires(machine, *ahead)),
         Op::Noop | Op::Wait(_) => return None,
     })
 }
@@ -429,6 +488,11 @@ fn generated_commands_reach_every_kind_of_answer() {
                 }
                 Outcome::WorkerChanged(outcome) => vec![format!("worker {outcome:?}")],
                 Outcome::ProgressNoted(outcome) => vec![format!("progress {outcome:?}")],
+                Outcome::CronAdded(outcome) => vec![format!("cron {outcome:?}")],
+                Outcome::CronChanged(outcome) => vec![format!("change {outcome:?}")],
+                Outcome::CronsFired(outcomes) => {
+                    outcomes.iter().map(|it| format!("fire {it:?}")).collect()
+                }
             };
             let short =
                 |it: &String| it.split(['(', ' ', '{']).take(2).collect::<Vec<_>>().join(" ");
@@ -476,6 +540,17 @@ fn generated_commands_reach_every_kind_of_answer() {
         "progress StaleFence",
         "progress NotFound",
         "put off",
+        "cron Created",
+        "cron Known",
+        "cron AlreadyExists",
+        "cron Exhausted",
+        "cron Invalid",
+        "change Changed",
+        "change NotFound",
+        "change Refused",
+        "fire Submitted",
+        "fire Refused",
+        "fire Stale",
         "held",
         "dropped",
         "rests",

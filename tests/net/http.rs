@@ -19,6 +19,8 @@ fn metrics_are_told_as_prometheus_text_and_the_connection_ends() {
     node.metrics().jobs_held.set(7);
     node.metrics().dead_bytes.set(8);
     node.metrics().dead_dropped.set(9);
+    node.metrics().crons.set(3);
+    node.metrics().crons_fired.set(5);
     let answer = get(&node, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(
@@ -28,7 +30,13 @@ fn metrics_are_told_as_prometheus_text_and_the_connection_ends() {
     assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}");
     assert!(body.contains("raftq_turn_micros_max_recent 1500\n"), "{body}");
     assert!(body.contains("raftq_turn_cpu_micros_max 9\n"), "{body}");
-    for known in ["raftq_jobs_held 7", "raftq_dead_bytes 8", "raftq_dead_dropped_total 9"] {
+    for known in [
+        "raftq_jobs_held 7",
+        "raftq_dead_bytes 8",
+        "raftq_dead_dropped_total 9",
+        "raftq_crons 3",
+        "raftq_crons_fired_total 5",
+    ] {
         assert!(body.lines().any(|line| line == known), "{known} in {body}");
     }
     for line in body.lines() {

@@ -8,6 +8,7 @@ use proptest::option;
 use proptest::prelude::*;
 use raftq::jobs::change::{Change, Event, Position, What};
 use raftq::jobs::command::{Registration, Release, StatusUpdate};
+use raftq::jobs::cron::{CronChange, CronView, Missed, NewCron};
 use raftq::jobs::intake::{Intake, PERCENT_MAX, Progress, ProgressReport};
 use raftq::jobs::job::{Assignment, AttemptView, Body, JobView, NewJob, Serves, Status, Verdict};
 use raftq::jobs::options::{DURATION_MS_MAX, Options, PRIORITY_MAX, RETRIES_MAX, Tags};
@@ -16,9 +17,10 @@ use raftq::raft::message::{
     AppendOutcome, Configuration, Entry, EntryKind, Message, SnapshotMeta, Voter,
 };
 use raftq::types::{
-    ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Tag, Term,
-    UniqueKey, WorkerId,
+    ClusterId, CronName, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Tag,
+    Term, UniqueKey, WorkerId,
 };
+use raftq::wire::crons::{CronAdded, CronChanged, CronFilter};
 use raftq::wire::hello::Reject;
 use raftq::wire::message::{
     BulkMessage, ClusterStatus, Code, Filter, Hello, LeaderHint, LogLine, NodeStatus, PeerHello,
@@ -187,6 +189,63 @@ fn queue_change() -> impl Strategy<Value = QueueChange> {
     ]
 }
 
+fn cron_name() -> impl Strategy<Value = CronName> {
+    "[A-Za-z0-9._-]{1,64}".prop_map(|text| CronName::new(&text).expect("a name"))
+}
+
+fn spec() -> impl Strategy<Value = String> {
+    let minutes =
+        (0..60u8, 1..60u8).prop_map(|(minute, step)| format!("{minute}/{step} * * jan,3 *"));
+    prop_oneof![Just("@hourly".into()), minutes, (1..999u32).prop_map(|s| format!("@every {s}s"))]
+}
+
+fn missed() -> impl Strategy<Value = Missed> {
+    prop::sample::select(Missed::ALL.to_vec())
+}
+
+fn new_cron() -> impl Strategy<Value = NewCron> {
+    (cron_name(), spec(), "[A-Za-z/_+-]{1,64}", missed(), new_job()).prop_map(
+        |(name, spec, tz, missed, NewJob { queue, body, options, .. })| {
+            let plain = options.map(|it| Options { at_ms: None, ..Options::clone(&it) });
+            let options = plain.and_then(Options::shared);
+            NewCron { name, spec, tz, missed, queue, body, options }
+        },
+    )
+}
+
+fn cron_change() -> impl Strategy<Value = CronChange> {
+    prop_oneof![
+        Just(CronChange::Pause),
+        Just(CronChange::Resume),
+        Just(CronChange::Remove),
+        job_id().prop_map(CronChange::Trigger),
+    ]
+}
+
+fn cron_view() -> impl Strategy<Value = CronView> {
+    let ms = || option::of(number().prop_map(Millis));
+    let last = (ms(), option::of(job_id()), option::of("[^\0]{0,40}"));
+    (new_cron(), number(), ms(), ms(), last, number(), any::<bool>()).prop_map(
+        |(new, number, paused_ms, next_ms, last, fired, with_body)| CronView {
+            name: new.name,
+            spec: new.spec,
+            tz: new.tz,
+            missed: new.missed,
+            queue: new.queue,
+            created_ms: Millis(number),
+            paused_ms,
+            next_ms,
+            last_slot_ms: last.0,
+            last_job: last.1,
+            last_error: last.2,
+            fired,
+            skipped: number,
+            options: new.options,
+            body: with_body.then_some(new.body),
+        },
+    )
+}
+
 fn queue_view() -> impl Strategy<Value = QueueView> {
     let counts = (number(), number(), number(), number());
     let times = (option::of(number()), option::of(number()));
@@ -280,6 +339,11 @@ fn requests() -> impl Strategy<Value = Request> {
         (job_id(), number(), 0..=PERCENT_MAX, ".{0,60}").prop_map(|(job, fence, percent, note)| {
             Request::ReportProgress(ProgressReport { job, fence: Fence(fence), percent, note })
         }),
+        new_cron().prop_map(|cron| Request::AddCron(Box::new(cron))),
+        (cron_name(), cron_change())
+            .prop_map(|(name, change)| Request::ChangeCron { name, change }),
+        (option::of(cron_name()), option::of(cron_name()), 1..=1000_u32)
+            .prop_map(|(name, after, limit)| Request::ListCrons(CronFilter { name, after, limit })),
         (start(), 1..=4096_u32, serves(), tags(), option::of(number())).prop_map(
             |((worker, incarnation), slots, serves, tags, gave_up)| {
                 Request::RegisterWorker(Registration {
@@ -440,6 +504,14 @@ fn replies() -> impl Strategy<Value = Reply> {
         results(Just(())).prop_map(Reply::Purged),
         (vec(events(), 0..5), position())
             .prop_map(|(events, next)| Reply::Watched(Watched { events, next })),
+        (any::<bool>(), option::of(number())).prop_map(|(created, next)| {
+            Reply::CronAdded(CronAdded { created, next_ms: next.map(Millis) })
+        }),
+        (option::of(number()), option::of(job_id())).prop_map(|(next, job)| {
+            Reply::CronChanged(CronChanged { next_ms: next.map(Millis), job })
+        }),
+        (vec(cron_view(), 0..4), any::<bool>())
+            .prop_map(|(crons, more)| Reply::Crons { crons, more }),
         (number(), number()).prop_map(|(pending, running)| {
             Reply::QueueChanged(QueueChanged { pending, running })
         }),

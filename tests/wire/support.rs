@@ -3,6 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use raftq::jobs::change::{Change, Event, Position, What};
 use raftq::jobs::command::{Registration, Release, StatusUpdate};
+use raftq::jobs::cron::{CronChange, CronView, Missed, NewCron};
 use raftq::jobs::intake::{Intake, ProgressReport};
 use raftq::jobs::job::{Assignment, AttemptView, Body, JobView, NewJob, Serves, Status, Verdict};
 use raftq::jobs::options::{Options, Tags};
@@ -11,9 +12,10 @@ use raftq::raft::message::{
     AppendOutcome, Configuration, Entry, EntryKind, Message, SnapshotMeta, Voter,
 };
 use raftq::types::{
-    ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Tag, Term,
-    UniqueKey, WorkerId,
+    ClusterId, CronName, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Tag,
+    Term, UniqueKey, WorkerId,
 };
+use raftq::wire::crons::{CronAdded, CronChanged, CronFilter};
 use raftq::wire::error::WireError;
 use raftq::wire::frame::{Frame, FrameCodec};
 use raftq::wire::hello::Reject;
@@ -168,6 +170,7 @@ pub(crate) fn samples() -> Vec<(&'static str, u32, Any)> {
     let mut samples = handshake();
     samples.extend(clients());
     samples.extend(queues());
+    samples.extend(crons());
     samples.extend(views());
     samples.extend(workers());
     samples.extend(sayings());
@@ -415,6 +418,52 @@ fn events() -> Vec<Event> {
     let rule = Some(QueueChange::Limit(Some(2)));
     let ruled = Change { queue: Some(mail()), rule, ..Change::new(What::QueueChanged) };
     vec![event(3, submitted), event(4, retrying), event(5, ruled)]
+}
+
+fn crons() -> Vec<(&'static str, u32, Any)> {
+    let name = || CronName::new("nightly").expect("a name");
+    let new = NewCron {
+        name: name(),
+        spec: "30 2 * * mon-fri".into(),
+        tz: "Europe/Berlin".into(),
+        missed: Missed::Once,
+        queue: mail(),
+        body: payload(),
+        options: Options::shared(Options { retries: 3, ..Options::default() }),
+    };
+    let view = CronView {
+        name: name(),
+        spec: new.spec.clone(),
+        tz: new.tz.clone(),
+        missed: new.missed,
+        queue: mail(),
+        created_ms: Millis(1_730_700_000_000),
+        paused_ms: None,
+        next_ms: Some(Millis(1_730_856_600_000)),
+        last_slot_ms: Some(Millis(1_730_770_200_000)),
+        last_job: Some(job()),
+        last_error: None,
+        fired: 17,
+        skipped: 1,
+        options: new.options.clone(),
+        body: Some(payload()),
+    };
+    let next_ms = view.next_ms;
+    let change = |change| Any::Request(Request::ChangeCron { name: name(), change });
+    let filter = CronFilter { name: Some(name()), after: None, limit: 1 };
+    vec![
+        ("ADD_CRON", 48, Any::Request(Request::AddCron(Box::new(new)))),
+        ("CRON_ADDED", 48, Any::Reply(Reply::CronAdded(CronAdded { created: true, next_ms }))),
+        ("CHANGE_CRON to pause", 49, change(CronChange::Pause)),
+        ("CHANGE_CRON to trigger", 50, change(CronChange::Trigger(job()))),
+        (
+            "CRON_CHANGED",
+            50,
+            Any::Reply(Reply::CronChanged(CronChanged { next_ms, job: Some(job()) })),
+        ),
+        ("LIST_CRONS", 51, Any::Request(Request::ListCrons(filter))),
+        ("CRONS", 51, Any::Reply(Reply::Crons { crons: vec![view], more: false })),
+    ]
 }
 
 fn views() -> Vec<(&'static str, u32, Any)> {

@@ -88,6 +88,10 @@ async fn answered(ctx: &Arc<Ctx>, command: Command) -> Answered {
             let look = look(ctx).await?;
             aside(move || Ok(queues(&look, limit))).await
         }
+        Command::Cron { limit } => {
+            let look = look(ctx).await?;
+            aside(move || Ok(crons(&look, limit))).await
+        }
         // These two are the dialogue's own.
         Command::Shell | Command::Quit => Ok(String::new()),
     }
@@ -549,6 +553,29 @@ fn queues(look: &Look, limit: usize) -> String {
         table.row(cells);
     }
     local(look) + &table.render()
+}
+
+fn crons(look: &Look, limit: usize) -> String {
+    let mut table =
+        Table::new(&["CRON", "SPEC", "ZONE", "QUEUE", "NEXT_MS", "LAST_MS", "FIRED", "NOTE"]);
+    let ms = |at: Option<Millis>| option(at.map(|at| at.to_string()));
+    let crons = look.machine.crons();
+    for cron in crons.after(None).take(limit) {
+        let view = cron.view(false);
+        table.row(vec![
+            view.name.to_string(),
+            view.spec.replace(' ', "_"),
+            view.tz.clone(),
+            view.queue.to_string(),
+            ms(view.next_ms),
+            ms(view.last_slot_ms),
+            view.fired.to_string(),
+            view.note(),
+        ]);
+    }
+    let rest =
+        if crons.len() > limit { format!("# {} in all\n", crons.len()) } else { String::new() };
+    local(look) + &table.render() + &rest
 }
 
 async fn log_lines(ctx: &Arc<Ctx>, from: Option<Index>, limit: usize) -> Answered {

@@ -56,6 +56,11 @@ pub enum Command {
         /// At most so many.
         limit: usize,
     },
+    /// The crons, with their next slots.
+    Cron {
+        /// At most so many.
+        limit: usize,
+    },
     /// Entries of the Raft log.
     Log {
         /// From this one on; `None`: the last ones.
@@ -74,7 +79,7 @@ pub enum Command {
 }
 
 /// Every verb with its arguments, what it does, and an example, in the order of `help`.
-pub const VERBS: [(&str, &str, &str, &str); 19] = [
+pub const VERBS: [(&str, &str, &str, &str); 20] = [
     ("help", "[VERB]", "what can be asked", "help jobs"),
     ("ping", "", "pong: the process lives, no more is said", "ping"),
     ("ruok", "", "imok: the same", "ruok"),
@@ -89,6 +94,7 @@ pub const VERBS: [(&str, &str, &str, &str); 19] = [
     ("dead", "[N]", "the jobs that failed last, newest first", "dead 5"),
     ("workers", "[limit=N]", "the registry of workers", "workers"),
     ("queues", "[limit=N]", "what waits and runs in each queue", "queues"),
+    ("cron", "[limit=N]", "the crons and their next slots", "cron"),
     ("log", "[from=INDEX] [limit=N]", "entries of the Raft log", "log limit=5"),
     ("metrics", "", "all that is counted, as Prometheus text", "metrics"),
     ("config", "", "the settings in force", "config"),
@@ -142,6 +148,7 @@ pub fn parse(line: &str) -> Result<Command, Fault> {
         "queues" => {
             Ok(Command::Queues { limit: Arguments::parse(verb, &rest, &["limit"])?.limit()? })
         }
+        "cron" => Ok(Command::Cron { limit: Arguments::parse(verb, &rest, &["limit"])?.limit()? }),
         "log" => {
             let mut found = Arguments::parse(verb, &rest, &["from", "limit"])?;
             Ok(Command::Log { from: found.number("from")?.map(Index), limit: found.limit()? })
