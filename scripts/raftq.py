@@ -61,7 +61,7 @@ OPTIONS = {"priority", "delay_ms", "at_ms", "ttl_ms", "timeout_ms", "retries", "
 # Kinds (Appendix A)
 HELLO, WELCOME, REJECT, REFUSED = 0x01, 0x02, 0x03, 0x80
 SUBMIT_JOB, GET_JOB, LIST_JOBS, WAIT_JOBS = 0x11, 0x13, 0x14, 0x15
-CANCEL_JOBS, LIST_WORKERS, GET_CLUSTER_STATUS = 0x16, 0x17, 0x18
+CANCEL_JOBS, LIST_WORKERS, GET_CLUSTER_STATUS, WHY_JOB = 0x16, 0x17, 0x18, 0x35
 LIST_QUEUES, CHANGE_QUEUE, RETRY_JOBS, PURGE_JOBS = 0x1b, 0x1c, 0x1d, 0x1e
 REGISTER_WORKER, HEARTBEAT, RESERVE, BATCH_UPDATE_JOB_STATUS, RELEASE_JOBS = 0x20, 0x21, 0x22, 0x24, 0x25
 CHANGES = {SUBMIT_JOB, CANCEL_JOBS, CHANGE_QUEUE, RETRY_JOBS, PURGE_JOBS, REGISTER_WORKER, BATCH_UPDATE_JOB_STATUS,
@@ -207,9 +207,9 @@ def submit_body(job_id: bytes, queue: str, command: Optional[Sequence[str]], pay
 
 
 def list_body(status: Optional[str], queue: Optional[str], worker: Optional[str], after: Optional[bytes],
-              limit: int) -> Map:
-    """LIST_JOBS."""
-    return {"status": status, "queue": queue, "worker": worker, "after": after, "limit": limit}
+              limit: int, **more: Any) -> Map:
+    """LIST_JOBS; `more` may have tag, text, since_ms, until_ms."""
+    return {"status": status, "queue": queue, "worker": worker, "after": after, "limit": limit, **more}
 
 
 def wait_body(ids: Sequence[bytes], wait_ms: int) -> Map:
@@ -355,17 +355,23 @@ class Client:
         return self.call(GET_JOB, {"id": job_id})
 
     def list(self, status: Optional[str] = None, queue: Optional[str] = None, worker: Optional[str] = None,
-             limit: int = 100) -> List[Map]:
-        """Up to `limit` jobs in ascending order of id, over as many pages as it takes."""
+             limit: int = 100, **more: Any) -> List[Map]:
+        """Up to `limit` jobs in ascending order of id, over as many pages as it takes; also `tag`, `text`, `since_ms`,
+        `until_ms`. A page may be empty and yet lead on."""
         jobs: List[Map] = []
+        after: Optional[bytes] = None
         while len(jobs) < limit:
-            after = jobs[-1]["id"] if jobs else None
             size = min(limit - len(jobs), LIST_JOBS_MAX)
-            page = self.call(LIST_JOBS, list_body(status, queue, worker, after, size))
+            page = self.call(LIST_JOBS, list_body(status, queue, worker, after, size, **more))
             jobs += page["jobs"]
-            if not page["more"] or not page["jobs"]:
+            after = page.get("after") or (page["jobs"][-1]["id"] if page["jobs"] else None)
+            if not page["more"] or after is None:
                 break
         return jobs
+
+    def why(self, job_id: bytes) -> Map:
+        """Why a job is where it is: `reasons`, each with its name and its sentence, the most decisive first."""
+        return self.call(WHY_JOB, {"id": job_id})
 
     def wait(self, ids: Iterable[bytes], timeout: Optional[float] = None) -> Dict[bytes, Result]:
         """Waits until all have ended, or `timeout` seconds (None: for ever); each job as it is then, or its error."""

@@ -265,7 +265,7 @@ fn list_goes_on_page_by_page_up_to_the_limit() {
         Request::ListJobs(filter) => {
             let after = filter.after.map_or(0, |id| id.0[0]);
             let jobs: Vec<_> = page(after).into_iter().take(filter.limit as usize).collect();
-            Some(Reply::Jobs { jobs, more: after < 20 })
+            Some(Reply::Jobs { jobs, more: after < 20, after: None })
         }
         _ => None,
     });

@@ -45,7 +45,7 @@ fn node() -> FakeNode {
             let limit = u8::try_from(filter.limit.min(2)).unwrap();
             let last = (first + limit - 1).min(FAILED);
             let jobs = (first..=last).map(failed).collect();
-            Some(Reply::Jobs { jobs, more: last < FAILED })
+            Some(Reply::Jobs { jobs, more: last < FAILED, after: None })
         }
         Request::WaitJobs { ids, wait_ms: 0 } => {
             Some(Reply::Waited(ids.iter().map(view).collect()))
@@ -148,7 +148,7 @@ fn dead_with_all_says_how_far_it_came() {
     let node = FakeNode::new(|request| match request {
         Request::ListJobs(filter) => {
             let n = filter.after.map_or(1, |id| id.0[0] + 1);
-            Some(Reply::Jobs { jobs: vec![failed(n)], more: true })
+            Some(Reply::Jobs { jobs: vec![failed(n)], more: true, after: None })
         }
         Request::PurgeJobs { ids } if ids.contains(&JobId([1; 16])) => {
             Some(Reply::Purged(vec![Ok(())]))

@@ -121,7 +121,7 @@ fn reader_that_has_gone_away_is_no_failure_only_of_what_can_be_shown_again() {
     assert_eq!((get.status.code(), stderr(&get).as_str()), (Some(0), ""));
     let node_of_jobs = FakeNode::new(|request| match request {
         Request::ListJobs(_) => {
-            Some(Reply::Jobs { jobs: vec![job(ID, Status::Running)], more: false })
+            Some(Reply::Jobs { jobs: vec![job(ID, Status::Running)], more: false, after: None })
         }
         _ => None,
     });

@@ -611,7 +611,9 @@ fn blocking_client_needs_no_async_around_it() {
     node.serve(move |line, corr, request| {
         asked.lock().unwrap().push(request.name());
         match request {
-            Request::ListJobs(_) => line.reply(corr, Reply::Jobs { jobs: Vec::new(), more: false }),
+            Request::ListJobs(_) => {
+                line.reply(corr, Reply::Jobs { jobs: Vec::new(), more: false, after: None })
+            }
             Request::CancelJobs { ids } => {
                 line.reply(corr, Reply::Cancelled(vec![Ok(Status::Cancelled); ids.len()]));
             }

@@ -35,5 +35,7 @@ mod scheduling;
 mod support;
 #[path = "jobs_machine/unique.rs"]
 mod unique;
+#[path = "jobs_machine/why.rs"]
+mod why;
 #[path = "jobs_machine/workers.rs"]
 mod workers;

@@ -73,7 +73,8 @@ fn clients_that_ask_for_everything_and_read_nothing_are_cut_off_and_cost_little(
         .map(|_| {
             let mut client = Client::connect(node.addr);
             let requests = (0..REQUESTS).map(|corr| match corr % 2 {
-                0 => Request::ListJobs(Filter { limit: 1000, ..Filter::default() }).to_frame(corr),
+                0 => Request::ListJobs(Box::new(Filter { limit: 1000, ..Filter::default() }))
+                    .to_frame(corr),
                 _ => Request::GetJob { id: JobId::new(Millis(5000), 7) }.to_frame(corr),
             });
             let bytes: Vec<u8> = requests.flat_map(|frame| encoded(&frame)).collect();

@@ -7,6 +7,9 @@
     reason = "a test that meets the unexpected fails there"
 )]
 
+#[path = "replica/reads.rs"]
+mod reads;
+
 use bytes::Bytes;
 use raftq::jobs::change::{Position, What};
 use raftq::jobs::codec;

@@ -141,13 +141,20 @@ fn reread(reply: &Reply) -> Reply {
 fn page_too_large_for_a_frame_ends_earlier_and_says_more() {
     let jobs: Vec<JobView> =
         (0..1000_u16).map(|n| job(n.to_be_bytes()[1], 16 << 10, None)).collect();
-    let Reply::Jobs { jobs: read, more } = reread(&Reply::Jobs { jobs: jobs.clone(), more: false })
-    else {
-        panic!("a page")
-    };
+    let long = Reply::Jobs { jobs: jobs.clone(), more: false, after: Some(JobId([0xff; 16])) };
+    let Reply::Jobs { jobs: read, more, after } = reread(&long) else { panic!("a page") };
     assert!(more && read.len() > 200 && read.len() < 1000, "{} jobs", read.len());
     assert_eq!(read, jobs[..read.len()]);
-    let small = Reply::Jobs { jobs: jobs[..9].to_vec(), more: false };
+    assert_eq!(after, read.last().map(|job| job.id), "it goes on where it was cut");
+    // With where it was read it is cut no otherwise.
+    let index = Index(1 << 60);
+    let Reply::ReadAt { index: told, reply } =
+        reread(&Reply::ReadAt { index, reply: Box::new(long) })
+    else {
+        panic!("a read")
+    };
+    assert_eq!((told, *reply), (index, Reply::Jobs { jobs: read, more, after }));
+    let small = Reply::Jobs { jobs: jobs[..9].to_vec(), more: false, after: None };
     assert_eq!(reread(&small), small);
 }
 
@@ -282,7 +289,7 @@ fn limits_that_may_be_lowered_are_lowered() {
         Request::Reserve { worker, incarnation, after: Fence(0), max: u32::MAX, wait_ms: u64::MAX };
     assert!(matches!(lowered(ask), Request::Reserve { max, wait_ms, .. }
         if max as usize == RESERVE_JOBS_MAX && wait_ms == WAIT_MS_MAX));
-    let list = Request::ListJobs(Filter { limit: u32::MAX, ..Filter::default() });
+    let list = Request::ListJobs(Box::new(Filter { limit: u32::MAX, ..Filter::default() }));
     assert!(
         matches!(lowered(list), Request::ListJobs(filter) if filter.limit as usize == LIST_JOBS_MAX)
     );

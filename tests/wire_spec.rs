@@ -55,10 +55,16 @@ fn block(title: &str, corr: u32, message: &Any) -> String {
 #[test]
 fn every_example_is_what_the_code_writes_and_reads() {
     let examples = examples();
+    let missing: Vec<String> = samples()
+        .iter()
+        .filter(|(title, ..)| examples.iter().all(|example| example.title != *title))
+        .map(|(title, corr, message)| block(title, *corr, message))
+        .collect();
+    assert!(missing.is_empty(), "not in wire-spec.md:\n{}", missing.join("\n"));
     for (title, corr, message) in samples() {
         let example = examples.iter().find(|example| example.title == title);
         let wanted = block(title, corr, &message);
-        let example = example.unwrap_or_else(|| panic!("not in wire-spec.md:\n{wanted}"));
+        let example = example.expect(title);
         assert_eq!(hex(&example.bytes), hex(&wire(&message.to_frame(corr))), "should be\n{wanted}");
     }
     for Example { title, body, bytes } in &examples {
@@ -100,11 +106,11 @@ fn no_hex_block_escapes_the_test() {
 /// Every number that stands in a table of limits is the code's.
 #[test]
 fn limits_equal_the_code() {
-    use raftq::jobs::{change, cron, cron_spec, intake, job, options, rules};
+    use raftq::jobs::{change, cron, cron_spec, find, intake, job, list, options, rules};
     use raftq::pack;
     use raftq::replica::{history, reads};
     use raftq::types::UniqueKey;
-    use raftq::wire::{frame, hello, message, named, peer, positional, refusal, request};
+    use raftq::wire::{frame, hello, message, named, peer, positional, reasons, refusal, request};
 
     let code: Vec<(&str, u64)> = vec![
         ("PREAMBLE_BYTES", PREAMBLE.len() as u64),
@@ -126,6 +132,9 @@ fn limits_equal_the_code() {
         ("BATCH_UPDATES_MAX", message::BATCH_UPDATES_MAX as u64),
         ("BATCH_BYTES_MAX", request::BATCH_BYTES_MAX as u64),
         ("LIST_JOBS_MAX", message::LIST_JOBS_MAX as u64),
+        ("LOOKED_MAX", list::LOOKED_MAX as u64),
+        ("TEXT_BYTES_MAX", find::TEXT_BYTES_MAX as u64),
+        ("REASONS_MAX", reasons::REASONS_MAX as u64),
         ("LIST_QUEUES_MAX", message::LIST_QUEUES_MAX as u64),
         ("LIST_CRONS_MAX", raftq::wire::crons::LIST_CRONS_MAX as u64),
         ("LIST_LOG_MAX", u64::from(request::LIST_LOG_MAX)),

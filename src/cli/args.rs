@@ -19,7 +19,9 @@ use crate::cli::sim::SimArgs;
 use crate::cli::submit::SubmitArgs;
 use crate::cli::values::{self, Addresses};
 use crate::cli::watch::WatchArgs;
+use crate::cli::why::WhyArgs;
 use crate::cli::worker::WorkerArgs;
+use crate::cli::workers::WorkersArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,6 +30,7 @@ Examples:
   raftq submit -- sh -c 'sleep 5; date'       submit only; prints the job's id
   raftq get ID                                where that job is, and what it printed
   raftq list --status running
+  raftq why ID                                what it waits for, or how it ended
   raftq dead list                             what failed; raftq dead retry ID tries it again
   raftq watch                                 every change as it comes
   raftq queue pause mail                      begin no more jobs of that queue
@@ -111,7 +114,7 @@ pub enum Verb {
     /// Submit jobs again and again, by the clock.
     Cron(CronArgs),
     /// List the workers that take jobs.
-    Workers,
+    Workers(WorkersArgs),
     /// Run a worker that starts a command for each payload; drain workers, or keep them quiet.
     Worker(WorkerArgs),
     /// Say how far the job is inside of which this is called.
@@ -128,6 +131,8 @@ pub enum Verb {
     Sim(SimArgs),
     /// Measure a cluster, beside the least that this machine allows.
     Bench(BenchArgs),
+    /// Say why a job is where it is: what it waits for, who runs it, how it ended.
+    Why(WhyArgs),
     /// Start and end the commands of a node; nodes start it themselves.
     #[command(hide = true)]
     Guard,

@@ -223,9 +223,9 @@ fn page(
     session.list(Filter {
         status: Some(Status::Failed),
         queue: queue.cloned(),
-        worker: None,
         after,
         limit: u32::try_from(limit.min(page_max)).unwrap_or(u32::MAX),
+        ..Filter::default()
     })
 }
 

@@ -26,9 +26,9 @@ pub enum Exit {
     Denied = 7,
     /// The job waited for has failed or was cancelled.
     JobFailed = 8,
-    /// A bench was ended early by SIGINT.
+    /// A bench was ended early by SIGINT, or a list that is watched.
     Interrupted = 130,
-    /// A bench was ended early by SIGTERM.
+    /// A bench was ended early by SIGTERM, or a list that is watched.
     Terminated = 143,
 }
 

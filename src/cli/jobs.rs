@@ -6,14 +6,18 @@ use clap::Args;
 
 use crate::cli::deadline::Deadline;
 use crate::cli::exit::{Exit, Failure, Outcome, narrate, worse};
+use crate::cli::list_watch;
 use crate::cli::out::{Column, Out, Table, moment, or_nothing, plain};
+use crate::cli::reads::{ReadArgs, Seen};
 use crate::cli::session::{REQUEST_TIME, Session};
 use crate::cli::shape::{ChangedShape, FailedShape, JobShape};
 use crate::cli::show;
+use crate::cli::times;
 use crate::cli::values;
+use crate::jobs::find;
 use crate::jobs::job::{JobView, Status};
 use crate::node::clock;
-use crate::types::{JobId, QueueName, WorkerId};
+use crate::types::{JobId, Millis, QueueName, Tag, WorkerId};
 use crate::wire::message::{Filter, LIST_JOBS_MAX};
 
 /// Jobs asked for in one request of a wait or a cancel, at most, so that the answer with all their
@@ -40,12 +44,18 @@ pub struct GetArgs {
     /// The job.
     #[arg(value_name = "ID")]
     pub id: JobId,
+
+    /// How it is read.
+    #[command(flatten)]
+    pub reads: ReadArgs,
 }
 
 /// Options of `list`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Example: what runs on node 2:\n  raftq list --status running --worker node-2"
+    after_help = "Examples: what runs on node 2; what was submitted in the last ten minutes to make thumbnails:\n  \
+    raftq list --status running --worker node-2\n  raftq list --since 10m --text thumbnail\n\
+    Each page is read as of one moment, several together are not."
 )]
 pub struct ListArgs {
     /// Only jobs that are pending, running, completed, failed or cancelled.
@@ -60,6 +70,24 @@ pub struct ListArgs {
     #[arg(long, value_name = "W")]
     pub worker: Option<WorkerId>,
 
+    /// Only jobs that ask for this tag of a worker.
+    #[arg(long, value_name = "T")]
+    pub tag: Option<Tag>,
+
+    /// Only jobs with this text in their command, or in a payload that is UTF-8; upper and lower case are alike.
+    #[arg(long, value_name = "TEXT", value_parser = text)]
+    pub text: Option<String>,
+
+    /// Only jobs submitted then or later: 10m (ago), 10:00 (the last such time), or a time as submit --at takes it.
+    #[arg(long, value_name = "TIME", value_parser = times::past_here)]
+    #[arg(allow_hyphen_values = true)]
+    pub since: Option<Millis>,
+
+    /// Only jobs submitted then or earlier.
+    #[arg(long, value_name = "TIME", value_parser = times::past_here)]
+    #[arg(allow_hyphen_values = true)]
+    pub until: Option<Millis>,
+
     /// At most so many.
     #[arg(long, value_name = "N", default_value_t = 100)]
     #[arg(value_parser = values::count, allow_negative_numbers = true)]
@@ -68,6 +96,14 @@ pub struct ListArgs {
     /// Only jobs after this one: the next page.
     #[arg(long, value_name = "ID")]
     pub after: Option<JobId>,
+
+    /// List them anew every second, until ctrl-c: in place at a terminal, elsewhere one table after the other.
+    #[arg(long)]
+    pub watch: bool,
+
+    /// How it is read.
+    #[command(flatten)]
+    pub reads: ReadArgs,
 }
 
 /// Options of `wait`.
@@ -111,7 +147,7 @@ fn status(text: &str) -> Result<Status, String> {
 /// # Errors
 /// A [`Failure`], `NotFound` among them.
 pub fn get(args: &GetArgs, session: &Session, out: &mut Out) -> Outcome {
-    let job = session.get(args.id)?;
+    let job = args.reads.job(args.id, session)?;
     if session.json() {
         out.json(&JobShape::whole(&job))?;
     } else {
@@ -120,14 +156,10 @@ pub fn get(args: &GetArgs, session: &Session, out: &mut Out) -> Outcome {
     out.flush().map(|()| Exit::Ok)
 }
 
-/// Runs `list`, page by page.
-///
-/// # Errors
-/// A [`Failure`] of a request or of stdout.
-pub fn list(args: &ListArgs, session: &Session, out: &mut Out) -> Outcome {
-    let mut after = args.after;
-    let mut left = args.limit;
-    let mut table = Table::new(&[
+/// The table of a list.
+#[must_use]
+pub fn table() -> Table {
+    Table::new(&[
         Column::Left("ID"),
         Column::Left("QUEUE"),
         Column::Left("STATUS"),
@@ -136,19 +168,21 @@ pub fn list(args: &ListArgs, session: &Session, out: &mut Out) -> Outcome {
         Column::Right("EXIT"),
         Column::Right("DONE"),
         Column::Left("CREATED"),
-    ]);
+    ])
+}
+
+/// Runs `list`, page by page.
+///
+/// # Errors
+/// A [`Failure`] of a request or of stdout.
+pub fn list(args: &ListArgs, session: &Session, out: &mut Out) -> Outcome {
+    if args.watch {
+        return list_watch::run(args, session, out);
+    }
+    let mut table = table();
     let mut is_first = true;
-    loop {
-        let page_max = u64::try_from(LIST_JOBS_MAX).unwrap_or(u64::MAX);
-        let filter = Filter {
-            status: args.status,
-            queue: args.queue.clone(),
-            worker: args.worker.clone(),
-            after,
-            limit: u32::try_from(left.min(page_max)).unwrap_or(u32::MAX),
-        };
-        let (jobs, more) = session.list(filter)?;
-        for job in &jobs {
+    let next = pages(args, args.limit, session, |jobs| {
+        for job in jobs {
             if session.json() {
                 out.json(&JobShape::from(job))?;
             } else {
@@ -158,20 +192,67 @@ pub fn list(args: &ListArgs, session: &Session, out: &mut Out) -> Outcome {
         if !session.json() {
             table.write(out, is_first)?;
         }
-        out.flush()?;
         is_first = false;
-        left = left.saturating_sub(u64::try_from(jobs.len()).unwrap_or(u64::MAX));
-        // A page without a job ends the list, whatever it says: there is no id to go on from.
-        let (Some(last), true) = (jobs.last(), more) else { return Ok(Exit::Ok) };
-        if left == 0 {
-            narrate(&format!("raftq: there are more: add --after {} or raise --limit", last.id));
-            return Ok(Exit::Ok);
-        }
-        after = Some(last.id);
+        out.flush()
+    })?;
+    if let Some(next) = next {
+        narrate(&format!("raftq: there are more: add --after {next} or raise --limit"));
     }
+    Ok(Exit::Ok)
 }
 
-fn row(job: &JobView) -> Vec<String> {
+/// Asks for jobs, at most `limit`, and hands them on page by page: at least one page, with or without jobs, and later
+/// ones that have some. Returns where to go on, if there may be more.
+///
+/// # Errors
+/// A [`Failure`] of a request, or of `each`.
+pub fn pages(
+    args: &ListArgs,
+    limit: u64,
+    session: &Session,
+    mut each: impl FnMut(&[JobView]) -> Result<(), Failure>,
+) -> Result<Option<JobId>, Failure> {
+    let page_max = u64::try_from(LIST_JOBS_MAX).unwrap_or(u64::MAX);
+    let (mut after, mut left) = (args.after, limit);
+    let mut is_first = true;
+    let mut seen = Seen::default();
+    let next = loop {
+        let filter = Filter {
+            status: args.status,
+            queue: args.queue.clone(),
+            worker: args.worker.clone(),
+            after,
+            limit: u32::try_from(left.min(page_max)).unwrap_or(u32::MAX),
+            tag: args.tag.clone(),
+            text: args.text.clone(),
+            since_ms: args.since,
+            until_ms: args.until,
+        };
+        let page = args.reads.page(filter, session)?;
+        seen.note(page.index);
+        if is_first || !page.jobs.is_empty() {
+            each(&page.jobs)?;
+        }
+        is_first = false;
+        left = left.saturating_sub(u64::try_from(page.jobs.len()).unwrap_or(u64::MAX));
+        // A page that leads no further ends the list, whatever it says.
+        let leads_on = page.next.filter(|next| after.is_none_or(|after| *next > after));
+        if leads_on.is_none() || left == 0 {
+            break leads_on;
+        }
+        after = leads_on;
+    };
+    args.reads.tell(seen);
+    Ok(next)
+}
+
+fn text(text: &str) -> Result<String, String> {
+    find::fault(text).map_or_else(|| Ok(text.to_owned()), Err)
+}
+
+/// Makes the row of a job.
+#[must_use]
+pub fn row(job: &JobView) -> Vec<String> {
     vec![
         job.id.to_string(),
         job.queue.to_string(),

@@ -2,12 +2,13 @@
 //!
 //! - [`args`] is the grammar (what clap parses), [`run`] sends each verb to its file.
 //! - Verbs: [`submit`] and [`batch`], with [`asks`] (what a job asks for), [`jobs`] (get, list, wait, cancel),
-//!   [`show`], [`dead`], [`queues`], [`cron`], [`workers`], [`worker`] with [`mod@exec`], [`saying`] (progress, result),
-//!   [`watch`], [`cluster`], [`log`], [`node`], [`sim`], [`mod@bench`],
+//!   [`list_watch`], [`show`], [`why`], [`dead`], [`queues`], [`cron`], [`workers`], [`worker`] with [`mod@exec`],
+//!   [`saying`] (progress, result), [`watch`], [`cluster`], [`log`], [`node`], [`sim`], [`mod@bench`],
 //!   [`bench_jobs`] and [`bench_end`], [`doctor`].
 //! - Shared: [`values`] (durations, sizes, addresses), [`times`] (points in time), [`progress`], [`target`] (which nodes to ask), [`session`]
 //!   (the client library and what its errors mean for a user), [`shape`] (the JSON objects),
-//!   [`out`] (stdout, tables), [`exit`] (exit codes), [`deadline`] (time left).
+//!   [`out`] (stdout, tables), [`exit`] (exit codes), [`deadline`] (time left),
+//!   [`reads`] (how a read is done).
 //!
 //! Data goes to stdout, everything said to a person goes to stderr, and the exit code tells a
 //! script what happened ([`exit::Exit`]).
@@ -26,11 +27,13 @@ pub mod doctor;
 pub mod exec;
 pub mod exit;
 pub mod jobs;
+pub mod list_watch;
 pub mod log;
 pub mod node;
 pub mod out;
 pub mod progress;
 pub mod queues;
+pub mod reads;
 pub mod run;
 pub mod saying;
 pub mod session;
@@ -42,5 +45,6 @@ pub mod target;
 pub mod times;
 pub mod values;
 pub mod watch;
+pub mod why;
 pub mod worker;
 pub mod workers;

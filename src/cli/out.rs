@@ -120,6 +120,13 @@ impl Table {
     /// # Errors
     /// [`Failure::stdout`].
     pub fn write(&mut self, out: &mut Out, with_header: bool) -> Result<(), Failure> {
+        let skipped = usize::from(!with_header);
+        self.lines().iter().skip(skipped).try_for_each(|line| out.line(line))
+    }
+
+    /// Renders the rows under the header, and forgets them.
+    #[must_use]
+    pub fn lines(&mut self) -> Vec<String> {
         let rows = std::mem::take(&mut self.rows);
         let widths: Vec<usize> = self
             .columns
@@ -131,12 +138,8 @@ impl Table {
                 cells.chain([column.head().len()]).max().unwrap_or_default()
             })
             .collect();
-        if with_header {
-            let heads: Vec<String> =
-                self.columns.iter().map(|column| column.head().into()).collect();
-            out.line(&self.render(&heads, &widths))?;
-        }
-        rows.iter().try_for_each(|row| out.line(&self.render(row, &widths)))
+        let heads: Vec<String> = self.columns.iter().map(|column| column.head().into()).collect();
+        [&heads].into_iter().chain(&rows).map(|row| self.render(row, &widths)).collect()
     }
 
     fn render(&self, cells: &[String], widths: &[usize]) -> String {

@@ -10,6 +10,7 @@ use crate::cli::deadline::Deadline;
 use crate::cli::exit::{Exit, Failure, Outcome, narrate};
 use crate::cli::out::{Column, Out, Table};
 use crate::cli::progress::Progress;
+use crate::cli::reads::ReadArgs;
 use crate::cli::session::Session;
 use crate::cli::shape::{Number, QueueShape};
 use crate::cli::values;
@@ -41,7 +42,7 @@ pub struct QueueArgs {
 #[derive(Clone, Debug, Subcommand)]
 pub enum QueueVerb {
     /// List the queues that have jobs or rules.
-    List,
+    List(QueueListArgs),
     /// Begin no more jobs of a queue; those that run go on, and new ones are taken.
     Pause(NameArgs),
     /// Begin jobs of a queue and take new ones: the end of a pause and of a drain.
@@ -52,6 +53,14 @@ pub enum QueueVerb {
     Limit(LimitArgs),
     /// Begin so many jobs of a queue in a time, at most.
     Rate(RateArgs),
+}
+
+/// Options of `queue list`.
+#[derive(Clone, Debug, Args)]
+pub struct QueueListArgs {
+    /// How it is read.
+    #[command(flatten)]
+    pub reads: ReadArgs,
 }
 
 /// Options of `queue pause` and `queue resume`.
@@ -108,7 +117,7 @@ impl QueueArgs {
     #[must_use]
     pub fn is_shown(&self) -> bool {
         match self.verb {
-            QueueVerb::List => true,
+            QueueVerb::List(_) => true,
             QueueVerb::Pause(_)
             | QueueVerb::Resume(_)
             | QueueVerb::Drain(_)
@@ -161,7 +170,7 @@ pub fn rate(text: &str) -> Result<QueueChange, String> {
 /// A [`Failure`] of the request or of stdout, or that the time ran out.
 pub fn run(args: &QueueArgs, session: &Session, out: &mut Out) -> Outcome {
     match &args.verb {
-        QueueVerb::List => list(session, out),
+        QueueVerb::List(args) => list(args, session, out),
         QueueVerb::Pause(args) => change(&args.queue, QueueChange::Pause, session, out),
         QueueVerb::Resume(args) => change(&args.queue, QueueChange::Resume, session, out),
         QueueVerb::Limit(args) => change(&args.queue, args.limit, session, out),
@@ -170,8 +179,8 @@ pub fn run(args: &QueueArgs, session: &Session, out: &mut Out) -> Outcome {
     }
 }
 
-fn list(session: &Session, out: &mut Out) -> Outcome {
-    let queues = session.queues()?;
+fn list(args: &QueueListArgs, session: &Session, out: &mut Out) -> Outcome {
+    let queues = args.reads.queues(session)?;
     if session.json() {
         queues.iter().try_for_each(|queue| out.json(&QueueShape::from(queue)))?;
         return out.flush().map(|()| Exit::Ok);

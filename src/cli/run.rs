@@ -15,7 +15,7 @@ use crate::cli::session::Session;
 use crate::cli::target::Target;
 use crate::cli::{
     bench, cluster, cron, dead, doctor, jobs, log, node, queues, saying, show, sim, submit, watch,
-    worker, workers,
+    why, worker, workers,
 };
 use crate::worker::guard;
 
@@ -52,12 +52,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         | Verb::Dead(_)
         | Verb::Queue(_)
         | Verb::Cron(_)
-        | Verb::Workers
+        | Verb::Workers(_)
         | Verb::Worker(_)
         | Verb::Progress(_)
         | Verb::Result(_)
         | Verb::Cluster(_)
         | Verb::Log(_)
+        | Verb::Why(_)
         | Verb::Doctor(_) => {
             // A worker that runs goes on for long: what troubles it is said meanwhile.
             let is_worker = matches!(&cli.verb, Verb::Worker(args) if args.verb.is_none());
@@ -83,8 +84,9 @@ fn is_shown(verb: &Verb) -> bool {
         | Verb::List(_)
         | Verb::Show(_)
         | Verb::Watch(_)
-        | Verb::Workers
+        | Verb::Workers(_)
         | Verb::Log(_)
+        | Verb::Why(_)
         | Verb::Doctor(_) => true,
         Verb::Cluster(args) => args.is_shown(),
         Verb::Dead(args) => args.is_shown(),
@@ -151,12 +153,13 @@ fn ask(cli: &Cli) -> Result<Exit, Failure> {
         Verb::Dead(args) => dead::run(args, &session, &mut out),
         Verb::Queue(args) => queues::run(args, &session, &mut out),
         Verb::Cron(args) => cron::run(args, &session, &mut out),
-        Verb::Workers => workers::run(&session, &mut out),
+        Verb::Workers(args) => workers::run(args, &session, &mut out),
         Verb::Worker(args) => worker::run(args, &session, &mut out),
         Verb::Progress(args) => saying::progress(args, &session),
         Verb::Result(args) => saying::result(args, &session, &mut out),
         Verb::Cluster(args) => cluster::run(args, &session, &mut out),
         Verb::Log(args) => log::run(args, &session, &mut out),
+        Verb::Why(args) => why::run(args, &session, &mut out),
         Verb::Node(_) | Verb::Sim(_) | Verb::Bench(_) | Verb::Doctor(_) | Verb::Guard => {
             Err(Failure::usage("this verb asks no cluster"))
         }

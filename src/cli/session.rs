@@ -9,6 +9,7 @@ use crate::cli::target::{Origin, Target};
 use crate::client::blocking::{Client, Watcher};
 use crate::client::client::CallOptions;
 use crate::client::error::Error;
+use crate::client::reads::told_index;
 use crate::client::watch::From;
 use crate::jobs::change::Event;
 use crate::jobs::cron::{CronChange, CronView, NewCron};
@@ -22,6 +23,7 @@ use crate::wire::message::{
     ClusterStatus, Filter, LogLine, QueueChanged, QueueView, Refusal, Reply, Request, Submitted,
     WorkerView,
 };
+use crate::wire::reads::Consistency;
 
 /// How long one request may take with all its retries, unless `--timeout` says otherwise.
 pub const REQUEST_TIME: Duration = Duration::from_secs(10);
@@ -132,6 +134,28 @@ impl Session {
     /// A [`Failure`].
     pub fn list(&self, filter: Filter) -> Result<(Vec<JobView>, bool), Failure> {
         self.told(self.client.list(filter), Effect::Reads)
+    }
+
+    /// Does a read in a certain way, if one is named, and returns where it was read, if it was asked to say so.
+    /// With one address, what a node has applied is read from that node and from no other.
+    ///
+    /// # Errors
+    /// A [`Failure`], `NotFound` among them.
+    pub fn read(
+        &self,
+        read: Request,
+        consistency: Option<Consistency>,
+    ) -> Result<(Reply, Option<Index>), Failure> {
+        let options = CallOptions::timeout(self.timeout.unwrap_or(REQUEST_TIME));
+        let Some(consistency) = consistency else {
+            return self.told(self.client.call(read, options), Effect::Reads).map(told_index);
+        };
+        let options = match self.target.addrs.as_slice() {
+            [only] if consistency != Consistency::Linearizable => options.node(only.clone()),
+            _ => options,
+        };
+        let answer = self.client.read(read, consistency, options);
+        self.told(answer, Effect::Reads).map(|(reply, index)| (reply, Some(index)))
     }
 
     /// Waits for jobs, at most [`crate::wire::message::WAIT_JOBS_MAX`], for at most `time`, and returns

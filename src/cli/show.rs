@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::cli::exit::{Exit, Outcome};
 use crate::cli::out::{Out, moment, plain};
+use crate::cli::reads::ReadArgs;
 use crate::cli::session::Session;
 use crate::cli::shape::{JobShape, Number};
 use crate::cli::submit::quote;
@@ -28,6 +29,10 @@ pub struct ShowArgs {
     /// The job.
     #[arg(value_name = "ID")]
     pub id: JobId,
+
+    /// How it is read.
+    #[command(flatten)]
+    pub reads: ReadArgs,
 }
 
 /// Something that happened to a job.
@@ -80,7 +85,7 @@ pub enum Event {
 /// # Errors
 /// A [`crate::cli::exit::Failure`], `NotFound` among them.
 pub fn run(args: &ShowArgs, session: &Session, out: &mut Out) -> Outcome {
-    show(&session.get(args.id)?, session, out)
+    show(&args.reads.job(args.id, session)?, session, out)
 }
 
 /// Shows a whole job.
@@ -255,7 +260,7 @@ pub fn in_words(job: &JobView) -> Vec<(String, String)> {
                 let what = match (until_ms, job.past.is_empty()) {
                     (Some(until), true) => format!("waits until {}", at(until)),
                     (Some(until), false) => {
-                        format!("attempt {} waits until {}", job.attempt, at(until))
+                        format!("attempt {} waits: next try at {}", job.attempt, at(until))
                     }
                     (None, true) => "waits for its turn".into(),
                     (None, false) => format!("attempt {} waits for its turn", job.attempt),

@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan};
 
 use crate::cli::out::moment;
+use crate::cli::values;
 use crate::node::clock;
 use crate::types::Millis;
 
@@ -60,6 +61,50 @@ pub fn parse(
     let of_day = DAY_FORMS.iter().find_map(|form| Time::strptime(form, text).ok());
     let next = next_at(of_day.ok_or_else(wrong)?, now, zone()?);
     next.and_then(millis).ok_or_else(wrong)
+}
+
+/// Parses a time that has been, with the clock and the time zone of this machine.
+///
+/// # Errors
+/// A text for the user.
+pub fn past_here(text: &str) -> Result<Millis, String> {
+    past(text, clock::wall(), local_zone)
+}
+
+/// Parses a time that has been: a length of time ago, such as `10m`, or a time as [`parse`] does, but that a time of day
+/// alone is the last such one, `now` included.
+///
+/// # Errors
+/// A text for the user that shows the forms.
+pub fn past(
+    text: &str,
+    now: Millis,
+    zone: impl FnOnce() -> Result<TimeZone, String>,
+) -> Result<Millis, String> {
+    if let Ok(ago) = values::duration(text) {
+        return Ok(Millis(now.0.saturating_sub(values::whole_ms(ago))));
+    }
+    let of_day = DAY_FORMS.iter().find_map(|form| Time::strptime(form, text).ok());
+    let told = |why: String| format!("{why}; or 10m for ten minutes ago");
+    match of_day.filter(|_| text.trim() == text) {
+        None => parse(text, now, zone)
+            .map_err(|why| told(why.replace("for the next such time", "for the last such time"))),
+        Some(of_day) => {
+            let at = last_at(of_day, now, zone()?).and_then(millis);
+            at.ok_or_else(|| told(format!("`{text}` has not been yet")))
+        }
+    }
+}
+
+/// Returns the last moment up to `now` at which a clock on the wall shows this.
+fn last_at(of_day: Time, now: Millis, zone: TimeZone) -> Option<Timestamp> {
+    let now = Timestamp::from_millisecond(i64::try_from(now.0).ok()?).ok()?;
+    let today = now.to_zoned(zone.clone()).date();
+    (0..=2).find_map(|days| {
+        let date = today.checked_sub(days.days()).ok()?;
+        let at = date.to_datetime(of_day).to_zoned(zone.clone()).ok()?.timestamp();
+        (at <= now).then_some(at)
+    })
 }
 
 /// Returns the first moment after `now` at which a clock on the wall shows this.
@@ -204,6 +249,24 @@ mod tests {
         }
         let unknown = parse("10:00", NOW, || Err("no zone".into()));
         assert_eq!(unknown, Err("no zone".into()));
+    }
+
+    #[test]
+    fn time_that_has_been_is_some_time_ago_or_the_last_such_time() {
+        let read = |text: &str| written(past(text, NOW, berlin).unwrap());
+        assert_eq!(read("10m"), "2026-11-27T09:20:00Z");
+        assert_eq!(read("1h30m"), "2026-11-27T08:00:00Z");
+        assert_eq!(read("100d"), "2026-08-19T09:30:00Z");
+        assert_eq!(read("10:31"), "2026-11-26T09:31:00Z", "it is 10:30 there");
+        assert_eq!(read("10:30"), "2026-11-27T09:30:00Z", "now has been");
+        assert_eq!(read("2026-11-27 10:00"), "2026-11-27T09:00:00Z");
+        assert_eq!(read("2026-11-27T10:00:00Z"), "2026-11-27T10:00:00Z");
+        for text in ["", "yesterday", "10", " 10:00", "-5m", "10:60", "2026-11-27"] {
+            let Err(error) = past(text, NOW, berlin) else { panic!("{text:?} was taken") };
+            for form in ["2026-11-27T10:00:00Z", "10:00 for the last", "10m for ten minutes ago"] {
+                assert!(error.contains(form), "{text:?}: {error}");
+            }
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::cli::exit::{Effect, Exit, Failure, Outcome, narrate};
 use crate::cli::out::Out;
 use crate::cli::session::{Session, failure_of};
 use crate::cli::values;
-use crate::cli::workers;
+use crate::cli::workers::{self, WorkersArgs};
 use crate::client::blocking::run_worker_or;
 use crate::client::duty::{StopReason, StopReport};
 use crate::client::worker::Worker;
@@ -80,7 +80,7 @@ pub struct WorkerArgs {
 #[derive(Clone, Debug, Subcommand)]
 pub enum WorkerVerb {
     /// List the workers that take jobs, as `raftq workers` does.
-    List,
+    List(WorkersArgs),
     /// Give it no more jobs, and have it end once it has finished those that it runs. (One built into a node ends
     /// with its node only.)
     Drain(NameArgs),
@@ -110,7 +110,7 @@ impl WorkerArgs {
     /// Tells whether it only shows what can be shown again.
     #[must_use]
     pub fn is_shown(&self) -> bool {
-        matches!(self.verb, Some(WorkerVerb::List))
+        matches!(self.verb, Some(WorkerVerb::List(_)))
     }
 }
 
@@ -122,7 +122,7 @@ impl WorkerArgs {
 pub fn run(args: &WorkerArgs, session: &Session, out: &mut Out) -> Outcome {
     match &args.verb {
         None => work(args, session),
-        Some(WorkerVerb::List) => workers::run(session, out),
+        Some(WorkerVerb::List(args)) => workers::run(args, session, out),
         Some(WorkerVerb::Drain(name)) => decide(&name.worker, Intake::Drain, session, out),
         Some(WorkerVerb::Quiet(name)) => decide(&name.worker, Intake::Quiet, session, out),
         Some(WorkerVerb::Resume(name)) => decide(&name.worker, Intake::Open, session, out),

@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use clap::Args;
+
 use crate::cli::deadline::Deadline;
 use crate::cli::exit::{Exit, Outcome, narrate};
 use crate::cli::out::{Column, Out, Table, moment};
+use crate::cli::reads::ReadArgs;
 use crate::cli::session::Session;
 use crate::cli::shape::WorkerShape;
 use crate::jobs::job::{Body, NewJob, Serves};
@@ -19,12 +22,20 @@ const LOOK_TIME: Duration = Duration::from_secs(1);
 /// The state of a worker that is given jobs.
 const LIVE: &str = "live";
 
+/// Options of `workers`.
+#[derive(Clone, Debug, Args)]
+pub struct WorkersArgs {
+    /// How it is read.
+    #[command(flatten)]
+    pub reads: ReadArgs,
+}
+
 /// Runs `workers`.
 ///
 /// # Errors
 /// A [`crate::cli::exit::Failure`] of the request or of stdout.
-pub fn run(session: &Session, out: &mut Out) -> Outcome {
-    let workers = session.workers()?;
+pub fn run(args: &WorkersArgs, session: &Session, out: &mut Out) -> Outcome {
+    let workers = args.reads.workers(session)?;
     if session.json() {
         workers.iter().try_for_each(|worker| out.json(&WorkerShape::from(worker)))?;
         return out.flush().map(|()| Exit::Ok);

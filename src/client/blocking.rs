@@ -11,17 +11,20 @@ use crate::client::client;
 use crate::client::duty::StopReport;
 use crate::client::error::Error;
 use crate::client::job::Job;
+use crate::client::reads::Page;
 use crate::client::watch;
 use crate::client::worker::Worker;
 use crate::jobs::change::{Event, Position};
 use crate::jobs::intake::{Intake, ProgressReport};
 use crate::jobs::job::{JobView, Status};
+use crate::jobs::reason::Explanation;
 use crate::jobs::rules::QueueChange;
 use crate::types::{Index, JobId, NodeId, QueueName, WorkerId};
 use crate::wire::message::{
     ClusterStatus, Filter, LogLine, QueueChanged, QueueView, Refusal, Reply, Request, Submitted,
     WorkerView,
 };
+use crate::wire::reads::Consistency;
 
 /// A [`client::Client`] whose methods block. Clones share everything; threads may share one.
 #[derive(Clone, Debug)]
@@ -121,6 +124,35 @@ impl Client {
     /// As there.
     pub fn list(&self, filter: Filter) -> Result<(Vec<JobView>, bool), Error> {
         task::block_on(self.inner.list(filter))
+    }
+
+    /// See [`client::Client::page`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn page(&self, filter: Filter) -> Result<Page, Error> {
+        task::block_on(self.inner.page(filter))
+    }
+
+    /// See [`client::Client::why`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn why(&self, id: JobId) -> Result<Explanation, Error> {
+        task::block_on(self.inner.why(id))
+    }
+
+    /// See [`client::Client::read`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read(
+        &self,
+        read: Request,
+        consistency: Consistency,
+        options: client::CallOptions,
+    ) -> Result<(Reply, Index), Error> {
+        task::block_on(self.inner.read(read, consistency, options))
     }
 
     /// See [`client::Client::wait`].

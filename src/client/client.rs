@@ -190,15 +190,16 @@ impl Client {
     }
 
     /// Asks for a page of jobs, and whether there are more: then ask again with `after` set to the
-    /// last id of the page.
+    /// last id of the page. It goes on by itself while few jobs pass the filter and none was found.
     ///
     /// # Errors
     /// Any [`Error`].
     pub async fn list(&self, filter: Filter) -> Result<(Vec<JobView>, bool), Error> {
-        let Reply::Jobs { jobs, more } = self.ask(Request::ListJobs(filter)).await? else {
-            return Err(misplaced());
-        };
-        Ok((jobs, more))
+        let mut page = self.page(filter.clone()).await?;
+        while page.jobs.is_empty() && page.next.is_some() {
+            page = self.page(Filter { after: page.next, ..filter.clone() }).await?;
+        }
+        Ok((page.jobs, page.next.is_some()))
     }
 
     /// Waits until all of these jobs have ended, at most `limit` long (for ever without one), and returns

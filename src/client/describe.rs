@@ -35,6 +35,8 @@ pub(crate) fn needs_leader(request: &Request) -> bool {
         | Request::ListQueues(_)
         | Request::Watch(_)
         | Request::ListCrons(_)
+        | Request::WhyJob { .. }
+        | Request::ReadAt { .. }
         | Request::ListLog { .. } => false,
     }
 }
@@ -73,6 +75,8 @@ pub(crate) fn wait_ms(request: &Request) -> Option<u64> {
         | Request::ChangeCron { .. }
         | Request::ListCrons(_)
         | Request::ListWorkers
+        | Request::WhyJob { .. }
+        | Request::ReadAt { .. }
         | Request::GetClusterStatus { .. }
         | Request::ListLog { .. }
         | Request::TransferLeadership { .. } => None,
@@ -103,6 +107,9 @@ pub(crate) fn expects(request: &Request, reply: &Reply) -> bool {
         | (Request::TransferLeadership { .. }, Reply::Transferred { .. }) => true,
         (Request::SubmitJob(job), Reply::Submitted(submitted)) => is_of(job, submitted),
         (Request::GetJob { id }, Reply::Job(job)) => *id == job.id,
+        (Request::WhyJob { id }, Reply::Explained(it)) => *id == it.id,
+        (Request::ReadAt { read, .. }, Reply::ReadAt { reply, .. }) => expects(read, reply),
+        (Request::ReadAt { read, .. }, reply @ Reply::Explained(_)) => expects(read, reply),
         (Request::SubmitBatch(jobs), Reply::SubmittedBatch(results)) => {
             jobs.len() == results.len()
                 && jobs.iter().zip(results).all(|(job, result)| {
@@ -141,6 +148,8 @@ pub(crate) fn expects(request: &Request, reply: &Reply) -> bool {
             | Request::ChangeCron { .. }
             | Request::ListCrons(_)
             | Request::ListWorkers
+            | Request::WhyJob { .. }
+            | Request::ReadAt { .. }
             | Request::GetClusterStatus { .. }
             | Request::ListLog { .. }
             | Request::Watch(_)
@@ -161,8 +170,9 @@ pub(crate) fn ids(request: &Request) -> Vec<JobId> {
     match request {
         Request::SubmitJob(job) => vec![job.id],
         Request::SubmitBatch(jobs) => jobs.iter().map(|job| job.id).collect(),
-        Request::GetJob { id } => vec![*id],
+        Request::GetJob { id } | Request::WhyJob { id } => vec![*id],
         Request::ChangeCron { change: CronChange::Trigger(id), .. } => vec![*id],
+        Request::ReadAt { read, .. } => ids(read),
         Request::WaitJobs { ids, .. }
         | Request::CancelJobs { ids }
         | Request::RetryJobs { ids }
@@ -197,6 +207,8 @@ pub(crate) fn describe(request: &Request) -> String {
         Request::Ping => "ping".into(),
         Request::SubmitJob(_) | Request::SubmitBatch(_) => of_jobs("submit"),
         Request::GetJob { .. } => of_jobs("get"),
+        Request::WhyJob { .. } => of_jobs("explain"),
+        Request::ReadAt { read, .. } => describe(read),
         Request::WaitJobs { .. } => of_jobs("wait for"),
         Request::CancelJobs { .. } => of_jobs("cancel"),
         Request::RetryJobs { .. } => of_jobs("try again"),

@@ -105,5 +105,6 @@ mod in_flight;
 pub mod job;
 pub mod moment;
 mod pool;
+pub mod reads;
 pub mod watch;
 pub mod worker;

@@ -119,17 +119,19 @@ impl Machine {
     fn run(&self, pair: &Pair, fence: Fence) -> Option<Run> {
         let job = self.jobs.get(&pair.job)?;
         let worker = self.registry.get(&pair.worker)?;
+        let class = job.class();
         let fits = job.status == Status::Pending
             && !job.is_held()
             && worker.incarnation == pair.incarnation
             && worker.is_free()
-            && worker.takes(&job.class())
+            && worker.takes(&class)
             && self.books.queues().get(&job.queue).is_none_or(|it| it.room(self.now) > 0);
         fits.then(|| Run {
             worker: worker.id.clone(),
             incarnation: worker.incarnation,
             fence,
             started_ms: self.now,
+            chosen: self.chosen(worker, &class),
         })
     }
 

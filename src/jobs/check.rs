@@ -42,6 +42,7 @@ impl Machine {
             assert!(job.attempt >= 1 && job.attempts_used() >= 1, "job {}", job.id);
             assert!(job.extra.iter().all(|extra| !extra.is_empty()), "job {}", job.id);
             assert_eq!(job.ending.is_some(), job.status.is_final(), "job {}", job.id);
+            assert!(job.run.iter().all(|run| run.chosen.is_possible()), "job {}", job.id);
             assert!(job.ending.iter().all(|ending| ending.order < self.next_ending));
             assert!(self.forgotten.get(job.id).is_none(), "job {} is kept and forgotten", job.id);
             if job.status == Status::Running {

@@ -21,6 +21,7 @@ use crate::jobs::job::Serves;
 use crate::jobs::machine::Machine;
 use crate::jobs::options::{Options, Tags};
 use crate::jobs::queue::Rules;
+use crate::jobs::reason::Chosen;
 use crate::jobs::registry::Worker;
 use crate::jobs::resident::{self, Job};
 use crate::pack::unpack::list;
@@ -195,6 +196,7 @@ pub(in crate::jobs) struct RunRecord<'a> {
     pub(in crate::jobs) incarnation: Incarnation,
     pub(in crate::jobs) fence: Fence,
     pub(in crate::jobs) started_ms: Millis,
+    pub(in crate::jobs) chosen: Chosen,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -363,6 +365,7 @@ fn job_out(job: &Job) -> JobRecord<'_> {
             incarnation: run.incarnation,
             fence: run.fence,
             started_ms: run.started_ms,
+            chosen: run.chosen,
         }),
         ending: job.ending.as_deref().map(|ending| EndingRecord {
             order: ending.order,

@@ -14,7 +14,8 @@
 //! - [`cron`] and [`cron_spec`]: jobs that are submitted again and again, and when; [`crons`]: their table;
 //!   [`cron_slots`]: their next slot, worked out by the leader only.
 //! - [`scheduler`]: which pending job goes to which worker; pure, run by the leader only.
-//! - [`list`]: pages of jobs; [`image`]: the machine as records of a snapshot; [`restore`]: the way back.
+//! - [`list`]: pages of jobs, with [`find`] for a text in them; [`why`]: what a job waits for, as [`reason`]s.
+//! - [`image`]: the machine as records of a snapshot; [`restore`]: the way back.
 //! - [`change`]: what each entry changed, for those who watch.
 //! - [`check`]: everything counted anew, for tests and after a restore.
 //!
@@ -42,6 +43,7 @@ pub mod crons;
 pub mod digest;
 #[cfg(feature = "server")]
 pub mod extra;
+pub mod find;
 #[cfg(feature = "server")]
 pub mod forgotten;
 #[cfg(feature = "server")]
@@ -61,6 +63,7 @@ pub mod options;
 pub mod ordered;
 #[cfg(feature = "server")]
 pub mod queue;
+pub mod reason;
 #[cfg(feature = "server")]
 mod registration;
 #[cfg(feature = "server")]
@@ -80,3 +83,5 @@ pub mod scheduler;
 pub mod timers;
 #[cfg(feature = "server")]
 pub mod unique;
+#[cfg(feature = "server")]
+pub mod why;

@@ -174,6 +174,19 @@ impl<K: Ord + Clone, V: Clone> Ordered<K, V> {
         iter
     }
 
+    /// Counts the keys below this one, leaf by leaf, and looks at no more than `leaves_max` leaves: with `false`
+    /// there are more than were counted. A leaf has about as many keys as `WIDTH`, half of that at worst after
+    /// inserts alone.
+    #[must_use]
+    pub fn count_below<Q: Ord + ?Sized>(&self, key: &Q, leaves_max: usize) -> (u64, bool)
+    where
+        K: Borrow<Q>,
+    {
+        let (mut count, mut leaves) = (0, leaves_max);
+        let is_all = self.root.count_below(key, &mut count, &mut leaves);
+        (count, is_all)
+    }
+
     /// Goes through all values in order of key.
     pub fn values(&self) -> impl Iterator<Item = &V> {
         self.iter().map(|(_, value)| value)
@@ -226,6 +239,26 @@ impl<K: Ord + Clone, V: Clone> Node<K, V> {
         match self {
             Self::Leaf(pairs) => pairs.len(),
             Self::Branch(children) => children.len(),
+        }
+    }
+
+    /// Adds up the keys below one; `false` when that took too many leaves.
+    fn count_below<Q: Ord + ?Sized>(&self, key: &Q, count: &mut u64, leaves: &mut usize) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        match self {
+            Self::Leaf(pairs) => {
+                let Some(left) = leaves.checked_sub(1) else { return false };
+                *leaves = left;
+                let (Ok(below) | Err(below)) = find(pairs, key);
+                *count += below as u64;
+                true
+            }
+            Self::Branch(children) => {
+                let last = child_of(children, key);
+                children.iter().take(last + 1).all(|(_, it)| it.count_below(key, count, leaves))
+            }
         }
     }
 
@@ -431,6 +464,25 @@ mod tests {
             assert!(depths.iter().all(|depth| *depth == depths[0]), "leaves are equally deep");
             count
         }
+    }
+
+    #[test]
+    fn keys_below_one_are_counted_leaf_by_leaf() {
+        let mut dice = Dice(3);
+        let mut map = Ordered::new();
+        (0..20_000).for_each(|_| _ = map.insert(dice.below(1 << 20), 0));
+        (0..5_000).for_each(|_| _ = map.remove(&dice.below(1 << 20)));
+        let keys: Vec<u32> = map.iter().map(|(key, _)| *key).collect();
+        for _ in 0..200 {
+            let key = dice.below(1 << 20);
+            let below = keys.partition_point(|other| *other < key) as u64;
+            assert_eq!(map.count_below(&key, usize::MAX), (below, true), "{key}");
+            let (count, is_all) = map.count_below(&key, 3);
+            // Three leaves that are passed over have at least a key each.
+            assert!(if is_all { count == below } else { (3..=below).contains(&count) }, "{count}");
+        }
+        assert_eq!(Ordered::<u32, u32>::new().count_below(&7, 1), (0, true));
+        assert_eq!(map.count_below(&0, 0), (0, false));
     }
 
     /// Random changes, beside a map of the standard library; clones taken on the way stay as they were.

@@ -12,6 +12,7 @@ use crate::jobs::job::{
 };
 use crate::jobs::lane::{Class, Lane, Work};
 use crate::jobs::options::{Options, PRIORITY_MAX};
+use crate::jobs::reason::Chosen;
 use crate::jobs::unique;
 use crate::types::{Fence, Incarnation, JobId, Millis, QueueName, WorkerId};
 
@@ -20,7 +21,7 @@ use crate::types::{Fence, Incarnation, JobId, Millis, QueueName, WorkerId};
 pub const JOB_OVERHEAD_BYTES: u64 = 288;
 
 /// What its last assignment adds.
-pub const RUN_BYTES: u64 = 64;
+pub const RUN_BYTES: u64 = 80;
 
 /// What its ending adds, beside output and error.
 pub const ENDING_BYTES: u64 = 144;
@@ -103,6 +104,8 @@ pub struct Run {
     pub fence: Fence,
     /// When.
     pub started_ms: Millis,
+    /// Among whom.
+    pub chosen: Chosen,
 }
 
 /// How a job ended.
@@ -296,8 +299,14 @@ impl Job {
     /// Returns its place in any line: the higher priority first, then the order of commit.
     #[must_use]
     pub fn place(&self) -> u64 {
+        self.first_place() | self.sequence
+    }
+
+    /// Returns the first place that a job of its priority can have.
+    #[must_use]
+    pub fn first_place(&self) -> u64 {
         let priority = self.options().priority.min(PRIORITY_MAX);
-        u64::from(PRIORITY_MAX - priority) << PRIORITY_SHIFT | self.sequence
+        u64::from(PRIORITY_MAX - priority) << PRIORITY_SHIFT
     }
 
     /// Tells whether it waits for a time to come, and stands in no line until then.
@@ -427,7 +436,9 @@ impl Job {
                 .bytes(run.worker.as_str().as_bytes())
                 .u64(run.incarnation.0)
                 .fence(run.fence)
-                .millis(run.started_ms),
+                .millis(run.started_ms)
+                .u64(u64::from(run.chosen.running) << 32 | u64::from(run.chosen.slots))
+                .u64(u64::from(run.chosen.free_workers)),
         };
         match &self.ending {
             None => fold.u8(0),

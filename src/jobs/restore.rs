@@ -472,7 +472,16 @@ impl SharedNames for BTreeSet<WorkerId> {
         if !fence_is_past(machine, it.fence) {
             return Err(contradiction("a token that was never given"));
         }
-        Ok(Run { worker, incarnation: it.incarnation, fence: it.fence, started_ms: it.started_ms })
+        if !it.chosen.is_possible() {
+            return Err(contradiction("a worker that was chosen without a free slot"));
+        }
+        Ok(Run {
+            worker,
+            incarnation: it.incarnation,
+            fence: it.fence,
+            started_ms: it.started_ms,
+            chosen: it.chosen,
+        })
     }
 }
 

@@ -69,11 +69,14 @@ fn needs(request: &Request) -> Needs {
         | Request::WaitJobs { .. }
         | Request::ListQueues(_)
         | Request::ListCrons(_)
-        | Request::ListWorkers => Needs::SomeLeader,
+        | Request::ListWorkers
+        | Request::WhyJob { .. } => Needs::SomeLeader,
+        Request::ReadAt { read, .. } if !request.is_local_read() => needs(read),
         Request::GetClusterStatus { local: true }
         | Request::Ping
         | Request::Reserve { .. }
         | Request::Watch(_)
+        | Request::ReadAt { .. }
         | Request::ListLog { .. } => Needs::Nobody,
     }
 }
@@ -107,6 +110,8 @@ fn begins_work(request: &Request) -> bool {
         | Request::ListQueues(_)
         | Request::ListCrons(_)
         | Request::ListWorkers
+        | Request::WhyJob { .. }
+        | Request::ReadAt { .. }
         | Request::GetClusterStatus { .. }
         | Request::ListLog { .. } => false,
     }

@@ -341,6 +341,8 @@ impl Inbox {
                 | Request::ListWorkers
                 | Request::ListQueues(_)
                 | Request::ListCrons(_)
+                | Request::WhyJob { .. }
+                | Request::ReadAt { .. }
                 | Request::GetClusterStatus { .. }
                 | Request::ListLog { .. } => &self.reads,
             },

@@ -577,7 +577,7 @@ fn jobs_in(request: &Request) -> u64 {
 /// Returns about how much memory the answer to a request takes beside what it shares with the queue.
 fn memory_of_answer(request: &Request) -> usize {
     #[expect(clippy::wildcard_enum_match_arm, reason = "the others are answered with one thing")]
-    let items = match request {
+    let items = match request.plain() {
         Request::ListJobs(filter) => usize::try_from(filter.limit).unwrap_or(usize::MAX),
         Request::WaitJobs { ids, .. } => ids.len(),
         Request::ListWorkers | Request::ListQueues(_) | Request::ListCrons(_) => LIST_JOBS_MAX,

@@ -18,6 +18,7 @@ use crate::replica::view::Answer;
 use crate::replica::waiters::{Wait, submitted};
 use crate::types::{ASSIGNMENTS_PER_ENTRY_MAX, Fence, Incarnation, JobId, WorkerId};
 use crate::wire::message::{Code, QueueChanged, Refusal, Reply, Request, Submitted, Withdrawn};
+use crate::wire::reads::Consistency;
 
 /// What a client waits at least before it tries a full queue again, in ms.
 const RETRY_AFTER_MS: u64 = 50;
@@ -336,6 +337,18 @@ impl<W> Replica<W> {
     /// Refuses a read that no leader confirmed.
     pub(super) fn refuse_read(&mut self, read: Read<W>) {
         match read {
+            Read::Client {
+                waiter,
+                request: Request::ReadAt { consistency: Consistency::MinIndex(index), .. },
+                ..
+            } => {
+                let applied = self.machine.applied_index();
+                let text = format!(
+                    "this node has applied the log to entry {applied}, and {index} was asked for; ask again, or \
+                     another node"
+                );
+                self.refuse(waiter, Refusal::unavailable(text));
+            }
             Read::Client { waiter, .. } => {
                 let text = "no leader confirmed the read; ask again in a moment";
                 self.refuse(waiter, Refusal::unavailable(text));

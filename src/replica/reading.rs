@@ -3,6 +3,7 @@
 use crate::jobs::codec;
 use crate::jobs::command::Command;
 use crate::jobs::cron::CronChange;
+use crate::jobs::find::Text;
 use crate::jobs::list::Filter as JobFilter;
 use crate::jobs::machine::Machine;
 use crate::jobs::queue::Queue;
@@ -26,8 +27,8 @@ pub fn answer(machine: &Machine, request: &Request) -> Reply {
     #[expect(clippy::wildcard_enum_match_arm, reason = "only these are sent with an image")]
     match request {
         Request::ListJobs(filter) => {
-            let (jobs, more) = machine.list(&job_filter(filter));
-            Reply::Jobs { jobs, more }
+            let page = machine.page(&job_filter(filter));
+            Reply::Jobs { jobs: page.jobs, more: page.next.is_some(), after: page.next }
         }
         Request::ListWorkers => {
             Reply::Workers(machine.workers().map(|worker| worker_view(worker)).collect())
@@ -39,8 +40,22 @@ pub fn answer(machine: &Machine, request: &Request) -> Reply {
             None => Reply::Refused(no_such_job(machine, *id)),
         },
         Request::WaitJobs { ids, .. } => waited(machine, ids),
+        Request::WhyJob { id } => match machine.why(*id) {
+            Some(explanation) => Reply::Explained(Box::new(explanation)),
+            None => Reply::Refused(no_such_job(machine, *id)),
+        },
+        Request::ReadAt { read, .. } => read_at(machine, answer(machine, read)),
         _ => Reply::Refused(Refusal::new(Code::Internal, "no image answers this request")),
     }
+}
+
+/// Adds to an answer where it was read, if it does not say so by itself.
+#[must_use]
+pub fn read_at(machine: &Machine, reply: Reply) -> Reply {
+    if matches!(reply, Reply::Refused(_) | Reply::Explained(_)) {
+        return reply;
+    }
+    Reply::ReadAt { index: machine.applied_index(), reply: Box::new(reply) }
 }
 
 /// Answers a wait with its jobs as they are.
@@ -73,6 +88,10 @@ pub fn job_filter(filter: &Filter) -> JobFilter {
         status: filter.status,
         queue: filter.queue.clone(),
         worker: filter.worker.clone(),
+        tag: filter.tag.clone(),
+        text: filter.text.as_deref().map(Text::new),
+        since: filter.since_ms,
+        until: filter.until_ms,
         after: filter.after,
         limit: if asked == 0 { LIST_JOBS_DEFAULT } else { asked.min(LIST_JOBS_MAX) },
     }

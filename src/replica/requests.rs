@@ -18,6 +18,7 @@ use crate::types::{Index, JobId, NodeId, TICK_MS, Ticks};
 use crate::wire::message::{
     Code, RESERVE_JOBS_MAX, Refusal, Reply, Request, WAIT_MS_MAX, Watch, Watched,
 };
+use crate::wire::reads::Consistency;
 
 /// Jobs or reports that share one entry; one request more than that may be added whole.
 const SHARED_MAX: usize = 128;
@@ -36,6 +37,10 @@ const LOG_LINES_MAX: u32 = 1000;
 
 /// Bytes of entries looked at for one such answer.
 const LOG_LINES_BYTES_MAX: usize = 256 << 10;
+
+/// Rounds of reads under way when one more is begun for an entry yet to be applied, at most; more such reads are refused
+/// with `RESOURCE_EXHAUSTED`. Each is looked at in every turn.
+const ROUNDS_MAX: usize = 1024;
 
 /// Reads of the log on disk for people under way, at most; more are refused.
 const LOG_READS_MAX: usize = 16;
@@ -161,8 +166,12 @@ impl<W> Replica<W> {
             | Request::WaitJobs { .. }
             | Request::ListQueues(_)
             | Request::ListCrons(_)
+            | Request::WhyJob { .. }
             | Request::ListWorkers => {
                 self.arriving_reads.push(Read::Client { waiter, request, arrived });
+            }
+            Request::ReadAt { consistency, .. } => {
+                self.read_at(consistency, request, waiter, arrived);
             }
             Request::GetClusterStatus { local } => {
                 if local || self.raft.role() == Role::Leader {
@@ -343,22 +352,46 @@ impl<W> Replica<W> {
         }
     }
 
+    /// Takes a read that says how it is to be done.
+    fn read_at(&mut self, how: Consistency, request: Request, waiter: W, arrived: Ticks) {
+        match how {
+            Consistency::Linearizable => {
+                self.arriving_reads.push(Read::Client { waiter, request, arrived });
+            }
+            Consistency::Stale => self.serve_read(waiter, request, arrived),
+            Consistency::MinIndex(index) if index <= self.machine.applied_index() => {
+                self.serve_read(waiter, request, arrived);
+            }
+            Consistency::MinIndex(index) => {
+                if self.rounds.open_count() >= ROUNDS_MAX {
+                    let text = "too many reads wait for entries to be applied on this node";
+                    return self.refuse(waiter, Refusal::exhausted(text, 1000));
+                }
+                // The index is the client's own, so that nobody need confirm it.
+                let read = Read::Client { waiter, request, arrived };
+                let token = self.rounds.open(vec![read], self.now);
+                self.rounds.confirmed(token, Some(index));
+            }
+        }
+    }
+
     fn serve_read(&mut self, waiter: W, request: Request, arrived: Ticks) {
-        match request {
+        match request.plain() {
             Request::GetJob { id } => {
-                if self.machine.job(id).is_some_and(|job| job.body.len() > BODY_HERE_BYTES_MAX) {
+                if self.machine.job(*id).is_some_and(|job| job.body.len() > BODY_HERE_BYTES_MAX) {
                     return self.answer_from_image(waiter, request);
                 }
                 let reply = reading::answer(&self.machine, &request);
                 self.answer(waiter, reply);
             }
             Request::WaitJobs { ids, wait_ms } => {
-                self.wait_jobs(waiter, ids, deadline(arrived, wait_ms));
+                self.wait_jobs(waiter, ids.clone(), deadline(arrived, *wait_ms));
             }
             Request::ListJobs(_)
             | Request::ListWorkers
             | Request::ListQueues(_)
-            | Request::ListCrons(_) => {
+            | Request::ListCrons(_)
+            | Request::WhyJob { .. } => {
                 self.answer_from_image(waiter, request);
             }
             Request::Ping
@@ -381,7 +414,8 @@ impl<W> Replica<W> {
             | Request::GetClusterStatus { .. }
             | Request::ListLog { .. }
             | Request::Watch(_)
-            | Request::TransferLeadership { .. } => {
+            | Request::TransferLeadership { .. }
+            | Request::ReadAt { .. } => {
                 let text = format!("{} is no read", request.name());
                 self.refuse(waiter, Refusal::new(Code::Internal, text));
             }

@@ -268,7 +268,7 @@ impl Client {
                     limit: self.rng.u32(1..12),
                     ..Filter::default()
                 };
-                Some(Request::ListJobs(filter))
+                Some(Request::ListJobs(Box::new(filter)))
             }
         }
     }
@@ -396,7 +396,7 @@ impl Book<'_> {
                 (0, ids.len() as u64)
             }
             (Request::WaitJobs { ids, .. }, Err(_)) => self.nothing(ids),
-            (Request::ListJobs(filter), Ok(Reply::Jobs { jobs, more })) => {
+            (Request::ListJobs(filter), Ok(Reply::Jobs { jobs, more, .. })) => {
                 self.listed(filter, jobs, *more)
             }
             _ => (0, 0),

@@ -65,6 +65,9 @@ pub const CHANGE_CRON: u8 = 0x31;
 /// A page of crons, or one.
 pub const LIST_CRONS: u8 = 0x32;
 
+/// One job to explain.
+pub const WHY_JOB: u8 = 0x35;
+
 /// Raft: pre-vote.
 pub const PRE_VOTE: u8 = 0x40;
 /// Raft: its answer.
@@ -156,9 +159,11 @@ pub const CRON_ADDED: u8 = 0xb0;
 pub const CRON_CHANGED: u8 = 0xb1;
 /// Answers [`LIST_CRONS`].
 pub const CRONS: u8 = 0xb2;
+/// Answers [`WHY_JOB`].
+pub const EXPLAINED: u8 = 0xb5;
 
 /// Every kind with its name, in order of number: the registry of `wire-spec.md`.
-pub const ALL: [(u8, &str); 73] = [
+pub const ALL: [(u8, &str); 75] = [
     (HELLO, "HELLO"),
     (WELCOME, "WELCOME"),
     (REJECT, "REJECT"),
@@ -189,6 +194,7 @@ pub const ALL: [(u8, &str); 73] = [
     (ADD_CRON, "ADD_CRON"),
     (CHANGE_CRON, "CHANGE_CRON"),
     (LIST_CRONS, "LIST_CRONS"),
+    (WHY_JOB, "WHY_JOB"),
     (PRE_VOTE, "PRE_VOTE"),
     (PRE_VOTE_REPLY, "PRE_VOTE_REPLY"),
     (VOTE, "VOTE"),
@@ -232,13 +238,14 @@ pub const ALL: [(u8, &str); 73] = [
     (CRON_ADDED, "CRON_ADDED"),
     (CRON_CHANGED, "CRON_CHANGED"),
     (CRONS, "CRONS"),
+    (EXPLAINED, "EXPLAINED"),
 ];
 
 /// Tells whether frames of this kind are requests: a client or a worker sends them, and each gets
 /// exactly one answer.
 #[must_use]
 pub fn is_request(kind: u8) -> bool {
-    matches!(kind, PING..=WATCH | REGISTER_WORKER..=RELEASE_JOBS | ADD_CRON..=REPORT_PROGRESS)
+    matches!(kind, PING..=WATCH | REGISTER_WORKER..=RELEASE_JOBS | ADD_CRON..=WHY_JOB)
 }
 
 /// Tells whether frames of this kind travel on the Raft lane.

@@ -9,13 +9,15 @@ use crate::jobs::cron::{CronChange, CronView, NewCron};
 use crate::jobs::intake::{Intake, ProgressReport};
 use crate::jobs::job::{Assignment, JobView, NewJob, Serves, Status};
 use crate::jobs::options::Tags;
+use crate::jobs::reason::Explanation;
 use crate::jobs::rules::{QueueChange, Rate, in_words};
 use crate::pack::unpack::list;
 use crate::types::{
-    ClusterId, CronName, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Term,
-    WorkerId,
+    ClusterId, CronName, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Tag,
+    Term, WorkerId,
 };
 use crate::wire::crons::{CronAdded, CronChanged, CronFilter};
+use crate::wire::reads::Consistency;
 
 /// Jobs in one `SubmitBatch`, at most; more are refused as `INVALID_ARGUMENT`. They become one entry
 /// of the log, which is applied in one go: this bounds how long a node looks at nothing else.
@@ -92,7 +94,7 @@ pub enum Request {
         id: JobId,
     },
     /// A page of jobs in order of id, linearizable on any node: [`Reply::Jobs`].
-    ListJobs(Filter),
+    ListJobs(Box<Filter>),
     /// Waits until all of these jobs have ended, or for `wait_ms`: [`Reply::Waited`], any node.
     WaitJobs {
         /// Which; at most [`WAIT_JOBS_MAX`].
@@ -165,6 +167,19 @@ pub enum Request {
     },
     /// A page of crons in order of name, or one, linearizable on any node: [`Reply::Crons`].
     ListCrons(CronFilter),
+    /// Why a job is where it is, linearizable on any node: [`Reply::Explained`].
+    WhyJob {
+        /// Which.
+        id: JobId,
+    },
+    /// A read that says how it is to be done: [`Reply::ReadAt`], with the reply of that read and where it was
+    /// read, but for `WhyJob`, whose reply tells that by itself. A read without this is linearizable.
+    ReadAt {
+        /// How.
+        consistency: Consistency,
+        /// A [`Request::GetJob`], `ListJobs`, `ListWorkers`, `ListQueues` or `WhyJob`; no other ever.
+        read: Box<Self>,
+    },
 }
 
 /// Which queues to list.
@@ -217,6 +232,18 @@ pub struct Filter {
     pub after: Option<JobId>,
     /// At most so many; 0 means 100.
     pub limit: u32,
+    /// Only those that ask for this tag.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag: Option<Tag>,
+    /// Only those with this text in a command's words, or in a payload that is UTF-8, in upper or lower case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Only those submitted then or later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since_ms: Option<Millis>,
+    /// Only those submitted then or earlier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<Millis>,
 }
 
 /// What a node answers; every request gets exactly one.
@@ -251,12 +278,14 @@ pub enum Reply {
     Reserved(Vec<Assignment>),
     /// The job.
     Job(Box<JobView>),
-    /// A page of jobs; with `more`, ask again after the last id.
+    /// A page of jobs; with `more`, ask again after the last id, or better after `after`.
     Jobs {
         /// The page; bodies left out.
         jobs: Vec<JobView>,
-        /// Whether there are more.
+        /// Whether there may be more.
         more: bool,
+        /// Where to go on: all up to this id was looked at.
+        after: Option<JobId>,
     },
     /// The jobs of a wait, in the order asked, whether they ended in time or not; a job nobody
     /// knows is refused with `NOT_FOUND` in its place.
@@ -306,6 +335,15 @@ pub enum Reply {
         crons: Vec<CronView>,
         /// Whether there are more.
         more: bool,
+    },
+    /// Why the job is where it is.
+    Explained(Box<Explanation>),
+    /// The reply of a read that asked for it, and where it was read.
+    ReadAt {
+        /// The last entry that the read saw.
+        index: Index,
+        /// A [`Reply::Job`], `Jobs`, `Workers` or `Queues`; no other ever: a [`Reply::Explained`] has its own index.
+        reply: Box<Self>,
     },
     /// No.
     Refused(Refusal),

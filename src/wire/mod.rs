@@ -2,7 +2,7 @@
 //!
 //! [`frame`] cuts a stream into frames and checks them; [`kind`] numbers them. The body of a frame is read
 //! by the room of its kind: [`hello`] the handshake, [`request`] and [`reply`] what clients and workers
-//! say and hear, [`refusal`] every no, [`peer`] Raft, [`bulk`] snapshots. All of them read with [`named`]
+//! say and hear ([`reads`] how a read is done, [`reasons`] why a job waits), [`refusal`] every no, [`peer`] Raft, [`bulk`] snapshots. All of them read with [`named`]
 //! (maps, evolvable) or [`positional`] (arrays, hot), and answer with [`error::WireError`].
 
 pub mod bulk;
@@ -16,6 +16,8 @@ pub mod message;
 pub mod named;
 pub mod peer;
 pub mod positional;
+pub mod reads;
+pub mod reasons;
 pub mod refusal;
 pub mod reply;
 pub mod request;

@@ -7,13 +7,15 @@ use serde::{Deserialize, Serialize};
 use crate::jobs::intake::Intake;
 use crate::jobs::job::{Assignment, JobView, Status};
 use crate::pack::unpack::list;
-use crate::types::{NodeId, Term};
+use crate::types::{JobId, NodeId, Term};
 use crate::wire::crons::{self, CronsOut, cron_bytes_max};
 use crate::wire::error::{WireError, check_header, not};
 use crate::wire::frame::{BODY_BYTES_MAX, Frame};
 use crate::wire::kind;
 use crate::wire::message::{Code, LogLine, QueueView, Refusal, Reply, Withdrawn, WorkerView};
 use crate::wire::named;
+use crate::wire::reads;
+use crate::wire::reasons::{self, REASON_BYTES_MAX};
 use crate::wire::request::{body_bytes_max, options_bytes_max};
 
 /// What the keys, names and numbers of one item of a list take at most, beside its body, output, texts
@@ -63,6 +65,8 @@ impl Reply {
             Self::CronAdded(_) => kind::CRON_ADDED,
             Self::CronChanged(_) => kind::CRON_CHANGED,
             Self::Crons { .. } => kind::CRONS,
+            Self::Explained(_) => kind::EXPLAINED,
+            Self::ReadAt { reply, .. } => reply.kind(),
             Self::Refused(_) => kind::REFUSED,
         }
     }
@@ -80,11 +84,17 @@ impl Reply {
     #[must_use]
     pub fn fitting(self) -> Self {
         match self {
-            Self::Jobs { mut jobs, more } => {
+            Self::Jobs { mut jobs, more, after } => {
                 let fit = count_fitting(jobs.iter().map(job_bytes_max));
-                let more = more || fit < jobs.len();
+                if fit == jobs.len() {
+                    return Self::Jobs { jobs, more, after };
+                }
                 jobs.truncate(fit);
-                Self::Jobs { jobs, more }
+                let after = jobs.last().map(|job| job.id);
+                Self::Jobs { jobs, more: true, after }
+            }
+            Self::ReadAt { index, reply } => {
+                Self::ReadAt { index, reply: Box::new(reply.fitting()) }
             }
             Self::Reserved(mut jobs) => {
                 jobs.sort_by_key(|job| job.fence);
@@ -123,6 +133,7 @@ impl Reply {
             | Self::ProgressNoted
             | Self::CronAdded(_)
             | Self::CronChanged(_)
+            | Self::Explained(_)
             | Self::Refused(_) => self,
         }
     }
@@ -149,6 +160,8 @@ impl Reply {
                 ITEM_OVERHEAD_BYTES + withdrawn.len().saturating_mul(RESULT_BYTES)
             }
             Self::Crons { crons, .. } => crons.iter().map(cron_bytes_max).sum(),
+            Self::Explained(it) => it.reasons.len().saturating_mul(REASON_BYTES_MAX),
+            Self::ReadAt { reply, .. } => reply.bytes_max(),
             Self::Pong
             | Self::Submitted(_)
             | Self::Registered
@@ -186,6 +199,14 @@ impl Reply {
             return Err(not("a reply", frame));
         };
         check_header(frame)?;
+        let reply = Self::read(name, frame)?;
+        match reads::tells_index(frame.kind) {
+            true => reads::with_index(name, &frame.body, reply),
+            false => Ok(reply),
+        }
+    }
+
+    fn read(name: &'static str, frame: &Frame) -> Result<Self, WireError> {
         let body = &frame.body;
         match frame.kind {
             kind::PONG => named::decode(name, body).map(|Nothing {}| Self::Pong),
@@ -213,9 +234,8 @@ impl Reply {
                 named::decode(name, body).map(|Assignments { jobs }| Self::Reserved(jobs))
             }
             kind::JOB => named::decode(name, body).map(Self::Job),
-            kind::JOBS => {
-                named::decode(name, body).map(|JobsBody { jobs, more }| Self::Jobs { jobs, more })
-            }
+            kind::JOBS => named::decode(name, body)
+                .map(|JobsBody { jobs, more, after }| Self::Jobs { jobs, more, after }),
             kind::WAITED => results(name, body).map(Self::Waited),
             kind::CANCELLED => {
                 let results: Vec<Result<StatusBody, Refusal>> = results(name, body)?;
@@ -234,6 +254,7 @@ impl Reply {
             kind::WORKER_CHANGED => named::decode(name, body)
                 .map(|RunningBody { running }| Self::WorkerChanged { running }),
             kind::PROGRESS_NOTED => named::decode(name, body).map(|Nothing {}| Self::ProgressNoted),
+            kind::EXPLAINED => reasons::read(name, body).map(|it| Self::Explained(Box::new(it))),
             kind::REFUSED => named::decode(name, body).map(Self::Refused),
             _ => Err(not("a reply", frame)),
         }
@@ -251,6 +272,7 @@ impl Reply {
             Self::Crons { crons, .. } => {
                 count_fitting(crons.iter().map(cron_bytes_max)) == crons.len()
             }
+            Self::ReadAt { reply, .. } => reply.fits(),
             Self::Pong
             | Self::Submitted(_)
             | Self::SubmittedBatch(_)
@@ -273,6 +295,7 @@ impl Reply {
             | Self::ProgressNoted
             | Self::CronAdded(_)
             | Self::CronChanged(_)
+            | Self::Explained(_)
             | Self::Refused(_) => true,
         }
     }
@@ -297,7 +320,9 @@ impl Reply {
             Self::Released { count } => named::encode(&CountBody { count: *count }),
             Self::Reserved(jobs) => named::encode(&List { key: "jobs", items: jobs }),
             Self::Job(job) => named::encode(job),
-            Self::Jobs { jobs, more } => named::encode(&JobsOut { jobs, more: *more }),
+            Self::Jobs { jobs, more, after } => {
+                named::encode(&JobsOut { jobs, more: *more, after: *after })
+            }
             Self::Waited(results) => {
                 let fitting = waited_fitting(results);
                 encode_results(&fitting, |job| job)
@@ -312,6 +337,8 @@ impl Reply {
             Self::Watched(watched) => named::encode(watched),
             Self::WorkerChanged { running } => named::encode(&RunningBody { running: *running }),
             Self::Refused(refusal) => named::encode(refusal),
+            Self::Explained(explanation) => reasons::write(explanation),
+            Self::ReadAt { index, reply } => reads::put_index(*index, &reply.body()),
         }
     }
 
@@ -343,6 +370,8 @@ impl Reply {
             | Self::Queues { .. }
             | Self::Watched(_)
             | Self::Crons { .. }
+            | Self::Explained(_)
+            | Self::ReadAt { .. }
             | Self::Refused(_) => false,
         };
         let message = format!("an answer of {bytes} bytes; at most {BODY_BYTES_MAX}: ask for less");
@@ -524,6 +553,8 @@ struct Assignments {
 struct JobsOut<'a> {
     jobs: &'a [JobView],
     more: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after: Option<JobId>,
 }
 
 #[derive(Deserialize)]
@@ -532,6 +563,7 @@ struct JobsBody {
     jobs: Vec<JobView>,
     #[serde(default)]
     more: bool,
+    after: Option<JobId>,
 }
 
 #[derive(Serialize)]

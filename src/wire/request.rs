@@ -25,6 +25,7 @@ use crate::wire::message::{
     QueueFilter, RESERVE_JOBS_MAX, Request, WAIT_JOBS_MAX, WAIT_MS_MAX, Watch,
 };
 use crate::wire::named;
+use crate::wire::reads;
 use crate::wire::refusal::cut;
 
 /// Bytes of the body of a `SUBMIT_BATCH` or a `BATCH_UPDATE_JOB_STATUS`, at most; a longer one is
@@ -106,6 +107,8 @@ impl Request {
             Self::AddCron(_) => kind::ADD_CRON,
             Self::ChangeCron { .. } => kind::CHANGE_CRON,
             Self::ListCrons(_) => kind::LIST_CRONS,
+            Self::WhyJob { .. } => kind::WHY_JOB,
+            Self::ReadAt { read, .. } => read.kind(),
         }
     }
 
@@ -140,7 +143,9 @@ impl Request {
             | Self::ListCrons(_)
             | Self::GetClusterStatus { .. }
             | Self::ListLog { .. }
-            | Self::Watch(_) => false,
+            | Self::Watch(_)
+            | Self::WhyJob { .. }
+            | Self::ReadAt { .. } => false,
         }
     }
 
@@ -209,7 +214,8 @@ impl Request {
                 };
                 named::append(&body, out);
             }
-            Self::GetJob { id } => named::append(&IdBody { id: *id }, out),
+            Self::GetJob { id } | Self::WhyJob { id } => named::append(&IdBody { id: *id }, out),
+            Self::ReadAt { consistency, read } => reads::append(*consistency, read, out),
             Self::ListJobs(filter) => named::append(filter, out),
             Self::WaitJobs { ids, wait_ms } => {
                 named::append(&WaitBody { ids: ids.clone(), wait_ms: *wait_ms }, out);
@@ -254,12 +260,21 @@ impl Request {
             return Err(not("a request", frame));
         };
         check_header(frame)?;
+        let request = Self::read(name, frame)?;
+        match reads::is_read(frame.kind) {
+            true => reads::with_consistency(name, &frame.body, request),
+            false => Ok(request),
+        }
+    }
+
+    fn read(name: &'static str, frame: &Frame) -> Result<Self, WireError> {
         let body = &frame.body;
         match frame.kind {
             kind::PING => named::decode(name, body).map(|Nothing {}| Self::Ping),
             kind::SUBMIT_JOB => submit(name, body),
             kind::SUBMIT_BATCH => submit_batch(name, body),
             kind::GET_JOB => named::decode(name, body).map(|IdBody { id }| Self::GetJob { id }),
+            kind::WHY_JOB => named::decode(name, body).map(|IdBody { id }| Self::WhyJob { id }),
             kind::LIST_JOBS => list_jobs(name, body),
             kind::WAIT_JOBS => wait_jobs(name, body),
             kind::CANCEL_JOBS => ids(name, body).map(|ids| Self::CancelJobs { ids }),
@@ -345,8 +360,12 @@ fn submit_batch(name: &'static str, body: &Bytes) -> Result<Request, WireError> 
 
 fn list_jobs(name: &'static str, body: &[u8]) -> Result<Request, WireError> {
     let filter: Filter = named::decode(name, body)?;
+    if let Some(reason) = filter.fault() {
+        return Err(WireError::Invalid { name, reason });
+    }
     let limit_max = u32::try_from(LIST_JOBS_MAX).unwrap_or(u32::MAX);
-    Ok(Request::ListJobs(Filter { limit: filter.limit.min(limit_max), ..filter }))
+    let limit = filter.limit.min(limit_max);
+    Ok(Request::ListJobs(Box::new(Filter { limit, ..filter })))
 }
 
 fn ids(name: &'static str, body: &[u8]) -> Result<Vec<JobId>, WireError> {
@@ -562,8 +581,8 @@ impl From<ReleaseBody> for Release {
 }
 
 #[derive(Serialize, Deserialize)]
-struct IdBody {
-    id: JobId,
+pub(in crate::wire) struct IdBody {
+    pub(in crate::wire) id: JobId,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -246,7 +246,8 @@ pub(crate) fn slow_senders(addr: &str, count: u32, patient: bool) -> u32 {
 /// once the node has waited for it long enough. That is seen without reading: one who reads is another case.
 pub(crate) fn readers_that_never_read(addr: &str, count: u32, large: &[JobId]) -> u32 {
     let cut_before = cut_off(addr);
-    let lists = (0..8).map(|_| Request::ListJobs(Filter { limit: 1000, ..Filter::default() }));
+    let lists =
+        (0..8).map(|_| Request::ListJobs(Box::new(Filter { limit: 1000, ..Filter::default() })));
     let jobs = (0..3).flat_map(|_| large.iter().map(|id| Request::GetJob { id: *id }));
     let questions: Vec<u8> =
         jobs.chain(lists).zip(0..).flat_map(|(it, corr)| encoded(&it.to_frame(corr))).collect();

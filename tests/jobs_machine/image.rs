@@ -300,6 +300,23 @@ fn restore_two_jobs_under_one_token_is_refused() {
 }
 
 #[test]
+fn restore_worker_chosen_without_a_free_slot_is_refused() {
+    let mut rig = Rig::new();
+    rig.submit_commands([1]);
+    rig.register_commands("w", 7);
+    rig.assign(vec![pair(1, "w", 1)]);
+    let whole = records(&rig.machine);
+    // It had 0 of 7, and was the only one that had a free slot.
+    for impossible in [[0x93, 7, 7, 1], [0x93, 0, 7, 0]] {
+        let mut records = whole.clone();
+        patch(&mut records[2], &[0x93, 0, 7, 1], &impossible);
+        let Err(ImageError::Contradiction(why)) = restore(&records) else { panic!("restored") };
+        assert!(why.contains("without a free slot"), "{why}");
+    }
+    assert!(restore(&whole).is_ok());
+}
+
+#[test]
 fn restore_two_endings_or_two_waiting_jobs_in_one_place_is_refused() {
     let mut rig = Rig::new();
     rig.submit_commands([1, 2, 3, 4]);

@@ -1,9 +1,11 @@
 //! Pages of jobs.
 
-use raftq::jobs::command::StatusUpdate;
-use raftq::jobs::job::{OUTPUT_BYTES_MAX, Status, Verdict};
-use raftq::jobs::list::{Filter, LIST_BYTES_MAX};
-use raftq::types::{Fence, JobId};
+use raftq::jobs::command::{Command, Stamped, StatusUpdate};
+use raftq::jobs::find::Text;
+use raftq::jobs::job::{NewJob, OUTPUT_BYTES_MAX, Status, Verdict};
+use raftq::jobs::list::{Filter, LIST_BYTES_MAX, LOOKED_MAX};
+use raftq::jobs::options::{Options, Tags};
+use raftq::types::{Fence, JobId, Millis, Tag};
 
 use crate::support::{Rig, command, id, pair, payload, queue, update, worker};
 
@@ -102,4 +104,63 @@ fn list_of_nothing_is_empty() {
     rig.submit(command(1));
     let none = Filter { limit: 0, ..Filter::default() };
     assert_eq!(page(&rig, &none), (vec![], true));
+}
+
+#[test]
+fn list_finds_by_tag_text_and_time() {
+    let mut rig = Rig::new();
+    rig.now = 1_000;
+    rig.submit_commands([1, 2]);
+    rig.now = 2_000;
+    let tags = Tags::new(["gpu", "zone=a"].map(|tag| Tag::new(tag).unwrap()));
+    let options = Options::shared(Options { tags, ..Options::default() });
+    rig.submit(NewJob { options, ..command(3) });
+    rig.now = 3_000;
+    rig.submit(payload(4, "mail", b"To: Echo@example.org"));
+    rig.submit(payload(5, "mail", b"\xff echo"));
+    let with = |change: fn(&mut Filter)| {
+        let mut filter = all();
+        change(&mut filter);
+        page(&rig, &filter).0
+    };
+    assert_eq!(with(|it| it.tag = Tag::new("gpu").ok()), [id(3)]);
+    assert_eq!(with(|it| it.tag = Tag::new("gp").ok()), []);
+    assert_eq!(with(|it| it.text = Some(Text::new("ECHO"))), [1, 2, 3, 4].map(id));
+    assert_eq!(with(|it| it.text = Some(Text::new("echo 2"))), [id(2)]);
+    assert_eq!(with(|it| it.since = Some(Millis(2_000))), [3, 4, 5].map(id));
+    assert_eq!(with(|it| it.until = Some(Millis(2_000))), [1, 2, 3].map(id));
+    assert_eq!(
+        with(|it| (it.since, it.until) = (Some(Millis(1_001)), Some(Millis(2_999)))),
+        [id(3)]
+    );
+    assert_eq!(with(|it| (it.text, it.status) = (Some(Text::new("x")), Some(Status::Failed))), []);
+}
+
+/// A filter that few jobs pass looks at so many of them for one page, and the next page goes on there.
+#[test]
+fn page_of_a_filter_that_few_pass_ends_early_and_says_where_to_go_on() {
+    let mut rig = Rig::new();
+    let count = 2 * LOOKED_MAX as u64 + 10;
+    for first in (0..count).step_by(100) {
+        let jobs = (first..(first + 100).min(count)).map(command).collect();
+        let stamped = Stamped { now: Millis(1_000), command: Command::SubmitJob(jobs) };
+        rig.machine.apply(rig.machine.applied_index().next(), &stamped);
+    }
+    let last = count - 1;
+    let text = Some(Text::new(&last.to_string()));
+    let mut filter = Filter { limit: 10, text, ..Filter::default() };
+    let mut pages = Vec::new();
+    loop {
+        let page = rig.machine.page(&filter);
+        pages.push(page.jobs.len());
+        let Some(next) = page.next else { break };
+        assert!(filter.after.is_none_or(|after| next > after), "it gets on");
+        filter.after = Some(next);
+    }
+    assert_eq!(pages, [0, 0, 1]);
+    let filter = Filter { after: None, ..filter };
+    assert_eq!(page(&rig, &filter), (vec![id(last)], false), "by itself it goes on");
+    // Without a filter as many are looked at as are shown.
+    let all = rig.machine.page(&all());
+    assert_eq!((all.jobs.len(), all.next), (LOOKED_MAX, Some(id(LOOKED_MAX as u64 - 1))));
 }

@@ -17,6 +17,7 @@ use raftq::jobs::job::{Body, NewJob, Serves, Status, Verdict};
 use raftq::jobs::lane::Class;
 use raftq::jobs::machine::{Applied, Machine};
 use raftq::jobs::options::{Options, Tags};
+use raftq::jobs::reason::Reason;
 use raftq::jobs::resident::Job;
 use raftq::jobs::restore::Restore;
 use raftq::jobs::rules::{QueueChange, Rate};
@@ -416,6 +417,25 @@ proptest! {
                     let slack = 10 * u64::from(rate.count) / rate.per_ms + 2;
                     assert!(within as u64 <= u64::from(rate.count) + slack, "{name}: {times:?}");
                 }
+            }
+        });
+    }
+
+    #[test]
+    fn reasons_agree_with_the_scheduler(ops in ops()) {
+        run(&mut Machine::new(), &ops, &mut |machine, _, _| {
+            let pairs = schedule(machine, &|_, _| true, &Proposed::default(), usize::MAX);
+            for job in (0..24).map(id) {
+                let why = machine.why(job);
+                assert_eq!(why.is_some(), machine.job(job).is_some());
+                let Some(why) = why else { continue };
+                assert!(!why.reasons.is_empty(), "{why:?}");
+                let is_held_up = why.reasons.iter().any(Reason::holds);
+                let is_given = pairs.iter().any(|pair| pair.job == job);
+                assert!(!(is_given && is_held_up), "given in spite of {why:?}");
+                // If nothing holds it up, somebody is given out: it, or one ahead of it, or one of another line.
+                let waits = why.status == Status::Pending && !is_held_up;
+                assert!(!waits || !pairs.is_empty(), "not given, and nobody else: {why:?}");
             }
         });
     }

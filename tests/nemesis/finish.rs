@@ -156,9 +156,9 @@ impl Looker {
                 let call_us = record.now_us();
                 let filter = Filter { after, limit: PAGE, ..Filter::default() };
                 let options = CallOptions::timeout(HEALING_MAX).node(addr.as_str());
-                let answer = self.client.call(Request::ListJobs(filter), options).await;
+                let answer = self.client.call(Request::ListJobs(Box::new(filter)), options).await;
                 let (jobs, more) = match answer {
-                    Ok(Reply::Jobs { jobs, more }) => (jobs, more),
+                    Ok(Reply::Jobs { jobs, more, .. }) => (jobs, more),
                     Ok(other) => return Err(format!("node {node} lists {other:?}")),
                     Err(error) => {
                         return Err(format!("node {node} does not list its jobs: {error}"));

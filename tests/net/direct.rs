@@ -9,7 +9,7 @@ use raftq::net::inbox::ReplyTo;
 use raftq::net::shared::Patience;
 use raftq::replica::view::Answer;
 use raftq::types::JobId;
-use raftq::wire::message::{Code, Filter, Refusal, Reply, Request, Submitted};
+use raftq::wire::message::{Code, Refusal, Reply, Request, Submitted};
 use socket2::SockRef;
 
 use crate::client::{Client, job};
@@ -69,11 +69,11 @@ fn many_answers_images_and_large_ones_go_by_the_session() {
     ReplyTo::answer_all(answers);
     let corrs: BTreeSet<u32> = (1..=40).map(|_| client.reply().0).collect();
     assert_eq!(corrs.len(), 40);
-    let request = Request::ListJobs(Filter::default());
+    let request = Request::ListJobs(Box::default());
     client.send(41, &request);
     let image = Answer::Image { machine: Box::new(Machine::new()), request };
     ReplyTo::answer_all(vec![(waiter(node.read()), image)]);
-    assert_eq!(client.reply(), (41, Reply::Jobs { jobs: Vec::new(), more: false }));
+    assert_eq!(client.reply(), (41, Reply::Jobs { jobs: Vec::new(), more: false, after: None }));
     let many = Reply::SubmittedBatch(vec![Err(Refusal::not_found("no")); 1000]);
     ReplyTo::answer_all(vec![(asked(&node, &mut client, 42), many.clone().into())]);
     assert_eq!(client.reply(), (42, many));

@@ -14,7 +14,7 @@ use raftq::replica::view::Answer;
 use raftq::types::{Incarnation, JobId, NodeId, WorkerId};
 use raftq::wire::frame::{Frame, IGNORABLE};
 use raftq::wire::hello::IN_FLIGHT_MAX;
-use raftq::wire::message::{Code, Filter, Refusal, Reply, Request, Submitted};
+use raftq::wire::message::{Code, Refusal, Reply, Request, Submitted};
 
 use crate::client::{Client, encoded, job, payload};
 use crate::node::{LONG, Node, Plan, clock_now, hint, until, waiter};
@@ -245,10 +245,10 @@ fn wait_is_given_its_own_time_on_top() {
 fn image_is_made_an_answer_outside_the_raft_thread() {
     let node = Node::start();
     let mut client = Client::connect(node.addr);
-    client.send(4, &Request::ListJobs(Filter::default()));
+    client.send(4, &Request::ListJobs(Box::default()));
     let Ask::Request { request, reply, .. } = node.read() else { panic!("a read was asked") };
     reply.answer(Answer::Image { machine: Box::new(Machine::new()), request });
-    assert_eq!(client.reply(), (4, Reply::Jobs { jobs: Vec::new(), more: false }));
+    assert_eq!(client.reply(), (4, Reply::Jobs { jobs: Vec::new(), more: false, after: None }));
 }
 
 #[test]

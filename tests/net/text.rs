@@ -326,6 +326,20 @@ fn job_shows_what_it_waits_for_and_its_attempts() {
 }
 
 #[test]
+fn why_gives_a_line_for_each_reason() {
+    let node = Node::start();
+    answer_looks_with(&node, look_at_failures);
+    let why = say(&node, &format!("why {}\n", job(3).id));
+    let lines = "status=pending\n\
+                 delayed=\"It is delayed by its submit, for another 1m26s.\"\n\
+                 no_worker=\"No live worker runs commands.\"\nOK\n";
+    assert!(why.starts_with("# local view") && why.ends_with(lines), "{why}");
+    let ended = say(&node, &format!("why {}\n", job(0).id));
+    assert!(ended.contains("ended=\"It failed 1.0s ago, before attempt 1 began: not"), "{ended}");
+    assert!(say(&node, &format!("why {:032}\n", 0)).starts_with("ERR NOT_FOUND"));
+}
+
+#[test]
 fn log_shows_entries_and_no_entry_can_forge_a_last_line() {
     let node = Node::start();
     answer_looks(&node);

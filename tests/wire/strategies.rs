@@ -1,5 +1,8 @@
 //! Every message that can be, drawn at random.
 
+#[path = "seeing_strategies.rs"]
+mod seeing;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -319,8 +322,16 @@ fn requests() -> impl Strategy<Value = Request> {
             0..=1000_u32
         )
             .prop_map(|(status, queue, worker, after, limit)| {
-                Request::ListJobs(Filter { status, queue, worker, after, limit })
+                Request::ListJobs(Box::new(Filter {
+                    status,
+                    queue,
+                    worker,
+                    after,
+                    limit,
+                    ..Filter::default()
+                }))
             }),
+        seeing::reads(),
         (vec(job_id(), 0..9), 0..=WAIT_MS_MAX)
             .prop_map(|(ids, wait_ms)| Request::WaitJobs { ids, wait_ms }),
         vec(job_id(), 0..9).prop_map(|ids| Request::CancelJobs { ids }),
@@ -497,7 +508,13 @@ fn replies() -> impl Strategy<Value = Reply> {
         any::<u32>().prop_map(|count| Reply::Released { count }),
         assignments().prop_map(Reply::Reserved),
         view(true).prop_map(|job| Reply::Job(Box::new(job))),
-        (vec(view(false), 0..5), any::<bool>()).prop_map(|(jobs, more)| Reply::Jobs { jobs, more }),
+        (vec(view(false), 0..5), any::<bool>(), option::of(job_id()))
+            .prop_map(|(jobs, more, after)| Reply::Jobs { jobs, more, after }),
+        seeing::explanations(),
+        (number(), view(true)).prop_map(|(index, job)| Reply::ReadAt {
+            index: Index(index),
+            reply: Box::new(Reply::Job(Box::new(job))),
+        }),
         results(view(false)).prop_map(Reply::Waited),
         results(status()).prop_map(Reply::Cancelled),
         results(Just(())).prop_map(Reply::Retried),

@@ -1,5 +1,8 @@
 //! What the tests of the wire share: one message of each kind.
 
+#[path = "seeing.rs"]
+mod seeing;
+
 use bytes::{Bytes, BytesMut};
 use raftq::jobs::change::{Change, Event, Position, What};
 use raftq::jobs::command::{Registration, Release, StatusUpdate};
@@ -171,6 +174,7 @@ pub(crate) fn samples() -> Vec<(&'static str, u32, Any)> {
     samples.extend(clients());
     samples.extend(queues());
     samples.extend(crons());
+    samples.extend(seeing::samples());
     samples.extend(views());
     samples.extend(workers());
     samples.extend(sayings());
@@ -276,11 +280,15 @@ fn clients() -> Vec<(&'static str, u32, Any)> {
                 ..view(job(), Status::Completed)
             }))),
         ),
-        ("LIST_JOBS", 5, Any::Request(Request::ListJobs(filter))),
+        ("LIST_JOBS", 5, Any::Request(Request::ListJobs(Box::new(filter)))),
         (
             "JOBS",
             5,
-            Any::Reply(Reply::Jobs { jobs: vec![view(job(), Status::Running)], more: false }),
+            Any::Reply(Reply::Jobs {
+                jobs: vec![view(job(), Status::Running)],
+                more: false,
+                after: None,
+            }),
         ),
         (
             "WAIT_JOBS",

@@ -17,6 +17,7 @@ use crate::net::inbox::{Ask, ReplyTo};
 use crate::net::shared::Ctx;
 use crate::net::text::command::{Command, VERBS};
 use crate::net::text::table::{Table, pairs, plain};
+use crate::net::text::why;
 use crate::raft::core::Role;
 use crate::replica::reading::queue_view;
 use crate::replica::view::{Answer, Look};
@@ -30,7 +31,7 @@ const OUTPUT_CHARS_MAX: usize = 4096;
 const COMMAND_CHARS_MAX: usize = 1024;
 
 /// The text of an answer without its last line, or `CODE message`.
-type Answered = Result<String, String>;
+pub(super) type Answered = Result<String, String>;
 
 /// Answers a command; the last line is `OK` or `ERR CODE message`.
 pub async fn answer(ctx: &Arc<Ctx>, command: Command) -> String {
@@ -75,6 +76,10 @@ async fn answered(ctx: &Arc<Ctx>, command: Command) -> Answered {
         Command::Job(id) => {
             let look = look(ctx).await?;
             aside(move || job(&look, id)).await
+        }
+        Command::Why(id) => {
+            let look = look(ctx).await?;
+            aside(move || why::answer(&look, id)).await
         }
         Command::Dead { limit } => {
             let look = look(ctx).await?;
@@ -136,7 +141,7 @@ fn refused(refusal: &crate::wire::message::Refusal) -> String {
 }
 
 /// The first line of every answer that may differ from node to node.
-fn local(look: &Look) -> String {
+pub(super) fn local(look: &Look) -> String {
     let cluster = &look.cluster;
     let heard = cluster.leader.and_then(|leader| {
         let peer = look.raft.peers.iter().find(|peer| peer.id == leader)?;
@@ -362,7 +367,7 @@ fn age(look: &Look, at: Millis) -> String {
 }
 
 fn jobs(look: &Look, queue: Option<QueueName>, status: Option<Status>, limit: usize) -> String {
-    let filter = Filter { status, queue, worker: None, after: None, limit };
+    let filter = Filter { status, queue, limit, ..Filter::default() };
     let (page, more) = look.machine.list(&filter);
     let mut table = Table::new(&["ID", "QUEUE", "STATUS", "ATT", "WORKER", "EXIT", "AGE"]);
     for job in &page {
@@ -381,11 +386,7 @@ fn jobs(look: &Look, queue: Option<QueueName>, status: Option<Status>, limit: us
 }
 
 fn job(look: &Look, id: JobId) -> Answered {
-    let Some(job) = look.machine.view(id) else {
-        let known =
-            if look.machine.is_known(id) { "has ended and is forgotten" } else { "is unknown" };
-        return Err(format!("NOT_FOUND job {id} {known} here"));
-    };
+    let Some(job) = look.machine.view(id) else { return Err(not_here(look, id)) };
     let body = match &job.body {
         Some(Body::Command(words)) => ("command", plain(&words.join(" "), COMMAND_CHARS_MAX)),
         Some(Body::Payload(bytes)) => ("payload_bytes", bytes.len().to_string()),
@@ -422,6 +423,12 @@ fn job(look: &Look, id: JobId) -> Answered {
     Ok(text)
 }
 
+/// Says that a job is not here.
+pub(super) fn not_here(look: &Look, id: JobId) -> String {
+    let known = if look.machine.is_known(id) { "has ended and is forgotten" } else { "is unknown" };
+    format!("NOT_FOUND job {id} {known} here")
+}
+
 fn in_a_row(tags: &Tags) -> String {
     let names: Vec<&str> = tags.as_slice().iter().map(Tag::as_str).collect();
     names.join(",")
@@ -456,7 +463,7 @@ fn dead(look: &Look, limit: usize) -> String {
     let mut after = None;
     loop {
         let status = Some(Status::Failed);
-        let filter = Filter { status, queue: None, worker: None, after, limit: DEAD_PAGE_MAX };
+        let filter = Filter { status, after, limit: DEAD_PAGE_MAX, ..Filter::default() };
         let (page, more) = look.machine.list(&filter);
         after = page.last().map(|job| job.id);
         for job in page {

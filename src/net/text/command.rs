@@ -68,6 +68,8 @@ pub enum Command {
         /// At most so many.
         limit: usize,
     },
+    /// Why a job is where it is.
+    Why(JobId),
     /// All that is counted.
     Metrics,
     /// The settings in force.
@@ -79,7 +81,7 @@ pub enum Command {
 }
 
 /// Every verb with its arguments, what it does, and an example, in the order of `help`.
-pub const VERBS: [(&str, &str, &str, &str); 20] = [
+pub const VERBS: [(&str, &str, &str, &str); 21] = [
     ("help", "[VERB]", "what can be asked", "help jobs"),
     ("ping", "", "pong: the process lives, no more is said", "ping"),
     ("ruok", "", "imok: the same", "ruok"),
@@ -100,6 +102,7 @@ pub const VERBS: [(&str, &str, &str, &str); 20] = [
     ("config", "", "the settings in force", "config"),
     ("shell", "", "stay connected, with a prompt", "shell"),
     ("quit", "", "end the connection", "quit"),
+    ("why", "ID", "what a job waits for, or how it ended", "why 0192f3a07c6e4b1d8f00a1b2c3d4e5f6"),
 ];
 
 /// Why a line is no command, in words for the one who typed it.
@@ -122,6 +125,10 @@ pub fn parse(line: &str) -> Result<Command, Fault> {
         "job" => match rest.as_slice() {
             [id] => id.parse().map(Command::Job).map_err(|error| format!("job: {error}")),
             _ => Err("job takes one id; see: jobs".into()),
+        },
+        "why" => match rest.as_slice() {
+            [id] => id.parse().map(Command::Why).map_err(|error| format!("why: {error}")),
+            _ => Err("why takes one id; see: jobs".into()),
         },
         "jobs" => {
             let mut found = Arguments::parse(verb, &rest, &["queue", "status", "state", "limit"])?;
@@ -355,6 +362,8 @@ mod tests {
             "jobs 5",
             "jobs limit=1 limit=2",
             "job xyz",
+            "why",
+            "why xyz",
             "dead x",
             "dead 1 2",
             "dead queue=q",

@@ -9,3 +9,4 @@ pub mod command;
 pub mod dialogue;
 pub mod lines;
 pub mod table;
+mod why;
