@@ -26,7 +26,8 @@ fn explained(status: Status, reasons: Vec<Reason>) -> Reply {
         id: ID,
         queue: QueueName::new("mail").unwrap(),
         status,
-        now_ms: Millis(1_730_800_000_000),
+        // Later than any clock that this runs by: lengths of time are counted from here.
+        now_ms: Millis(4_102_444_800_000),
         index: Index(130),
         reasons,
     }))
@@ -43,9 +44,9 @@ fn node(status: Status, reasons: Vec<Reason>) -> FakeNode {
 #[test]
 fn why_says_every_reason_in_a_sentence_with_its_time() {
     let reasons = vec![
-        Reason::Paused { since_ms: Millis(1_730_799_940_000) },
+        Reason::Paused { since_ms: Millis(4_102_444_740_000) },
         Reason::Rate {
-            until_ms: Millis(1_730_800_000_600),
+            until_ms: Millis(4_102_444_800_600),
             rate: Rate { count: 100, per_ms: 60_000 },
         },
         Reason::Behind { priority: 5, ahead: 3, higher: 0, is_more: true },
@@ -56,8 +57,8 @@ fn why_says_every_reason_in_a_sentence_with_its_time() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let expected = format!(
         "job {ID}, pending in queue mail\n  \
-         Queue 'mail' has been paused for 1m00s. (2024-11-05T09:45:40.000Z)\n  \
-         Queue 'mail' begins at most 100 jobs in 1m; the next one in 600ms. (2024-11-05T09:46:40.600Z)\n  \
+         Queue 'mail' has been paused for 1m00s. (2099-12-31T23:59:00.000Z)\n  \
+         Queue 'mail' begins at most 100 jobs in 1m; the next one in 600ms. (2100-01-01T00:00:00.600Z)\n  \
          Ahead of it in its line: more than 3 jobs at priority 5.\n  \
          The moon is?[2J waning.\n"
     );
@@ -73,7 +74,7 @@ fn why_says_every_reason_in_a_sentence_with_its_time() {
         json!({
             "reason": "queue_paused",
             "text": "Queue 'mail' has been paused for 1m00s.",
-            "since_ms": 1_730_799_940_000_u64,
+            "since_ms": 4_102_444_740_000_u64,
         })
     );
     assert_eq!(told["reasons"][1]["rate"], json!({"count": 100, "per_ms": 60_000}));
@@ -84,7 +85,7 @@ fn why_says_every_reason_in_a_sentence_with_its_time() {
 fn why_of_a_running_job_names_its_worker_and_keeps_large_numbers_exact() {
     let running = Reason::Running {
         worker: WorkerId::new("node-3").unwrap(),
-        since_ms: Millis(1_730_799_997_500),
+        since_ms: Millis(4_102_444_797_500),
         fence: Fence((1 << 60) + 1),
         attempt: 2,
         timeout_ms: Some(30_000),

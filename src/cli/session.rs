@@ -154,8 +154,18 @@ impl Session {
             [only] if consistency != Consistency::Linearizable => options.node(only.clone()),
             _ => options,
         };
-        let answer = self.client.read(read, consistency, options);
-        self.told(answer, Effect::Reads).map(|(reply, index)| (reply, Some(index)))
+        let answer = self.told(self.client.read(read, consistency, options), Effect::Reads);
+        let told = answer.map(|(reply, index)| (reply, Some(index)));
+        told.map_err(|failure| match consistency {
+            Consistency::MinIndex(index) if failure.exit == Exit::Unreachable => {
+                let program = self.program();
+                failure.hint(format!(
+                    "Has no node that was asked applied entry {index} yet? {program} cluster status shows how far \
+                     each is"
+                ))
+            }
+            Consistency::MinIndex(_) | Consistency::Stale | Consistency::Linearizable => failure,
+        })
     }
 
     /// Waits for jobs, at most [`crate::wire::message::WAIT_JOBS_MAX`], for at most `time`, and returns

@@ -10,6 +10,7 @@ use crate::cli::reads::ReadArgs;
 use crate::cli::session::Session;
 use crate::cli::shape::{EXACT_MAX, Number};
 use crate::jobs::reason::Explanation;
+use crate::node::clock;
 use crate::types::JobId;
 use crate::wire::reasons;
 
@@ -48,7 +49,7 @@ struct WhyShape {
 /// # Errors
 /// A [`Failure`], `NotFound` among them.
 pub fn run(args: &WhyArgs, session: &Session, out: &mut Out) -> Outcome {
-    let explanation = args.reads.why(args.id, session)?;
+    let explanation = args.reads.why(args.id, session)?.as_of(clock::wall());
     if session.json() {
         out.json(&shape(&explanation)?)?;
         return out.flush().map(|()| Exit::Ok);

@@ -35,7 +35,7 @@ pub struct Explanation {
     pub queue: QueueName,
     /// Where it is in its life.
     pub status: Status,
-    /// The time on the log's clock.
+    /// The time on the log's clock, at that entry or later: see [`Explanation::as_of`].
     pub now_ms: Millis,
     /// The last entry that counted.
     pub index: Index,
@@ -225,7 +225,14 @@ impl Reason {
 }
 
 impl Explanation {
-    /// Says a reason in a sentence, its times as lengths from now.
+    /// Tells it as of a later time, for people: the clock of the log stands while no entry is applied, and lengths of time
+    /// would be counted from there. An earlier time changes nothing.
+    #[must_use]
+    pub fn as_of(self, now: Millis) -> Self {
+        Self { now_ms: self.now_ms.max(now), ..self }
+    }
+
+    /// Says a reason in a sentence, its times as lengths from `now_ms`.
     #[must_use]
     pub fn sentence(&self, reason: &Reason) -> String {
         let queue = &self.queue;
@@ -381,6 +388,22 @@ mod tests {
             reasons: Vec::new(),
         };
         explanation.sentence(reason)
+    }
+
+    #[test]
+    fn lengths_are_told_as_of_a_later_time_and_no_earlier_one() {
+        let explanation = Explanation {
+            id: JobId([1; 16]),
+            queue: QueueName::default(),
+            status: Status::Pending,
+            now_ms: Millis(100_000),
+            index: Index(9),
+            reasons: Vec::new(),
+        };
+        let delayed = Reason::Delayed { until_ms: Millis(160_000) };
+        let later = explanation.as_of(Millis(150_000));
+        assert_eq!(later.sentence(&delayed), "It is delayed by its submit, for another 10.0s.");
+        assert_eq!(later.clone().as_of(Millis(5)), later);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::types::JobId;
 /// Says why a job is where it is, as this node knows it.
 pub(super) fn answer(look: &Look, id: JobId) -> Answered {
     let Some(explanation) = look.machine.why(id) else { return Err(not_here(look, id)) };
+    let explanation = explanation.as_of(look.log_now);
     let about = [
         ("id", id.to_string()),
         ("queue", explanation.queue.to_string()),
