@@ -13,7 +13,8 @@ use raftq::client::error::Error;
 use raftq::client::moment::Moment;
 use raftq::jobs::job::{Body, NewJob};
 use raftq::types::{ClusterId, DirId, Incarnation, JobId, NodeId, QueueName, Term, WorkerId};
-use raftq::wire::message::{Code, LeaderHint, Refusal, Reply, Request, Submitted, Welcome};
+use raftq::wire::hello::Welcome;
+use raftq::wire::message::{Code, LeaderHint, Refusal, Reply, Request, Submitted};
 
 const TEN_SECONDS: u64 = 10_000;
 

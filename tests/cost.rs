@@ -19,7 +19,8 @@ use raftq::replica::core::{Config, Replica};
 use raftq::replica::input::{Input, Output, Turn};
 use raftq::types::{ClusterId, DirId, Index, JobId, Millis, NodeId, QueueName, Term, Ticks};
 use raftq::wire::frame::{BODY_BYTES_MAX, FrameCodec};
-use raftq::wire::message::{PeerMessage, Request};
+use raftq::wire::message::Request;
+use raftq::wire::peer::PeerMessage;
 use tokio_util::codec::{Decoder, Encoder};
 
 /// Bytes of each payload.

@@ -33,7 +33,8 @@ use raftq::types::{
     Ticks, WorkerId,
 };
 use raftq::wire::crons::CronAdded;
-use raftq::wire::message::{Code, PeerMessage, Reply, Request, Submitted, Watch, Watched};
+use raftq::wire::message::{Code, Reply, Request, Submitted, Watch, Watched};
+use raftq::wire::peer::PeerMessage;
 
 const ME: NodeId = NodeId(1);
 

@@ -17,15 +17,17 @@ use raftq::raft::message::{Entry, EntryKind, Message};
 use raftq::types::{
     ClusterId, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Term, WorkerId,
 };
+use raftq::wire::bulk::{BulkMessage, CHUNK_BYTES};
 use raftq::wire::error::WireError;
 use raftq::wire::frame::{BODY_BYTES_MAX, Frame, HELLO_BYTES_MAX};
 use raftq::wire::hello::{Greeting, Reject};
+use raftq::wire::hello::{Hello, Welcome};
 use raftq::wire::kind;
 use raftq::wire::message::{
-    BATCH_JOBS_MAX, BATCH_UPDATES_MAX, BulkMessage, CHUNK_BYTES, Code, Filter, Hello,
-    LIST_JOBS_MAX, LeaderHint, PeerMessage, RESERVE_JOBS_MAX, Refusal, Reply, Request,
-    WAIT_JOBS_MAX, WAIT_MS_MAX, Welcome, WorkerView,
+    BATCH_JOBS_MAX, BATCH_UPDATES_MAX, Code, Filter, LIST_JOBS_MAX, LeaderHint, RESERVE_JOBS_MAX,
+    Refusal, Reply, Request, WAIT_JOBS_MAX, WAIT_MS_MAX, WorkerView,
 };
+use raftq::wire::peer::PeerMessage;
 use raftq::wire::peer::{ENTRIES_MAX, SLICE_BYTES_MIN};
 use raftq::wire::request::{self, LIST_LOG_MAX, job_bytes_max, update_bytes_max};
 use strategies::{any_message, new_job, update};

@@ -110,7 +110,9 @@ fn limits_equal_the_code() {
     use raftq::pack;
     use raftq::replica::{history, reads};
     use raftq::types::UniqueKey;
-    use raftq::wire::{frame, hello, message, named, peer, positional, reasons, refusal, request};
+    use raftq::wire::{
+        bulk, frame, hello, message, named, peer, positional, reasons, refusal, request,
+    };
 
     let code: Vec<(&str, u64)> = vec![
         ("PREAMBLE_BYTES", PREAMBLE.len() as u64),
@@ -168,8 +170,8 @@ fn limits_equal_the_code() {
         ("VOTERS_MAX", positional::VOTERS_MAX as u64),
         ("ENTRIES_MAX", peer::ENTRIES_MAX as u64),
         ("DIGESTS_MAX", peer::DIGESTS_MAX as u64),
-        ("CHUNK_BYTES", message::CHUNK_BYTES as u64),
-        ("WINDOW_BYTES", message::WINDOW_BYTES),
+        ("CHUNK_BYTES", bulk::CHUNK_BYTES as u64),
+        ("WINDOW_BYTES", bulk::WINDOW_BYTES),
     ];
     let table = section("## 3. ");
     let rows: Vec<Vec<&str>> = rows(table);

@@ -4,9 +4,12 @@
 mod text;
 
 use bytes::BytesMut;
+use raftq::wire::bulk::BulkMessage;
 use raftq::wire::error::WireError;
 use raftq::wire::frame::{BODY_BYTES_MAX, Frame, FrameCodec, FrameError, HELLO_BYTES_MAX};
-use raftq::wire::message::{BulkMessage, Code, Hello, PeerMessage, Refusal, Reply, Request};
+use raftq::wire::hello::Hello;
+use raftq::wire::message::{Code, Refusal, Reply, Request};
+use raftq::wire::peer::PeerMessage;
 use serde_json::Value;
 use text::{diagnostic, hex, unhex};
 use tokio_util::codec::{Decoder, Encoder};

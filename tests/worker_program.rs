@@ -2,9 +2,10 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::disallowed_methods,
     clippy::indexing_slicing,
     unreachable_pub,
-    reason = "a test that meets the unexpected fails there; its module is no library"
+    reason = "a test that meets the unexpected fails there, and runs in the world's time; its module is no library"
 )]
 
 #[expect(dead_code, reason = "shared with the tests of whole clusters")]

@@ -14,7 +14,8 @@ use crate::jobs::job::{Body, NewJob};
 use crate::types::QueueName;
 use crate::wire::frame::{BODY_BYTES_MAX, Frame, FrameCodec, PREAMBLE};
 use crate::wire::hello::Greeting;
-use crate::wire::message::{Code, Hello, Refusal, Reply, Request};
+use crate::wire::hello::Hello;
+use crate::wire::message::{Code, Refusal, Reply, Request};
 
 /// The queue of all jobs that are made here.
 pub const QUEUE: &str = "bench";

@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::client::moment::Moment;
 use crate::types::{ClusterId, Term};
 use crate::wire::hello::NODES_MAX;
-use crate::wire::message::{LeaderHint, Welcome};
+use crate::wire::hello::Welcome;
+use crate::wire::message::LeaderHint;
 
 /// A node's address, `HOST:PORT`, as a seed or another node wrote it.
 pub type Addr = Arc<str>;

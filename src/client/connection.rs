@@ -26,8 +26,9 @@ use crate::client::moment::Moment;
 use crate::types::ClusterId;
 use crate::wire::frame::{BODY_BYTES_MAX, Frame, FrameCodec, HELLO_BYTES_MAX, PREAMBLE};
 use crate::wire::hello::{Greeting, Reject};
+use crate::wire::hello::{Hello, Welcome};
 use crate::wire::kind;
-use crate::wire::message::{Hello, Refusal, Reply, Request, Welcome};
+use crate::wire::message::{Refusal, Reply, Request};
 
 /// Frames read before they are delivered, at most; then others have their turn, and the rest is read in the
 /// next one.

@@ -23,8 +23,9 @@ use crate::client::cluster::Addr;
 use crate::client::moment::Moment;
 use crate::wire::frame::{Frame, FrameCodec, FrameError};
 use crate::wire::hello::IN_FLIGHT_MAX;
+use crate::wire::hello::Welcome;
 use crate::wire::kind;
-use crate::wire::message::{Refusal, Reply, Request, Welcome};
+use crate::wire::message::{Refusal, Reply, Request};
 
 /// Bytes collected before a write, and one request beyond; one write then carries hundreds of requests.
 const WRITE_BYTES: usize = 64 << 10;

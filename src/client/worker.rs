@@ -167,6 +167,7 @@ impl Worker {
     }
 
     /// Has somebody told how long jobs may run, who ends them should this process stand still.
+    #[cfg(feature = "server")]
     pub(crate) fn on_lease(mut self, hook: LeaseHook) -> Self {
         self.lease = Some(hook);
         self

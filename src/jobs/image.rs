@@ -16,7 +16,6 @@ use crate::jobs::cron::NewCron;
 use crate::jobs::crons::Cron;
 use crate::jobs::digest::{Content, Digest};
 use crate::jobs::extra::Extra;
-use crate::jobs::intake::Progress;
 use crate::jobs::job::Serves;
 use crate::jobs::machine::Machine;
 use crate::jobs::options::{Options, Tags};
@@ -172,7 +171,9 @@ pub(in crate::jobs) struct ExtraRecord<'a> {
     #[serde(borrow, deserialize_with = "list")]
     pub(in crate::jobs) past: Vec<PastRecord<'a>>,
     pub(in crate::jobs) put_off: u32,
-    pub(in crate::jobs) progress: Option<Progress>,
+    /// Percent, note, time: the form that users read leaves an empty note out, which no array can.
+    #[serde(borrow)]
+    pub(in crate::jobs) progress: Option<(u8, &'a str, Millis)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -398,6 +399,6 @@ fn extra_out(extra: &Extra) -> ExtraRecord<'_> {
         forgiven: extra.forgiven,
         past: past.collect(),
         put_off: extra.put_off,
-        progress: extra.progress.as_deref().cloned(),
+        progress: extra.progress.as_deref().map(|it| (it.percent, it.note.as_str(), it.at_ms)),
     }
 }

@@ -436,8 +436,13 @@ impl SharedNames for BTreeSet<WorkerId> {
         if it.past.len() > PAST_MAX || it.past.iter().any(is_long) {
             return Err(contradiction("too much of past attempts"));
         }
+        let progress = it.progress.map(|(percent, note, at_ms)| Progress {
+            percent,
+            note: note.into(),
+            at_ms,
+        });
         let is_far = |it: &Progress| it.percent > PERCENT_MAX || it.note.len() > NOTE_BYTES_MAX;
-        if it.put_off > RETRIES_MAX || it.progress.as_ref().is_some_and(is_far) {
+        if it.put_off > RETRIES_MAX || progress.as_ref().is_some_and(is_far) {
             return Err(contradiction("an attempt that says too much of itself"));
         }
         let past = it.past.iter().map(|past| {
@@ -459,7 +464,7 @@ impl SharedNames for BTreeSet<WorkerId> {
             expires_ms: it.expires_ms,
             forgiven: it.forgiven,
             put_off: it.put_off,
-            progress: it.progress.clone().map(Box::new),
+            progress: progress.map(Box::new),
         };
         if extra.is_empty() {
             return Err(contradiction("a record that says nothing"));

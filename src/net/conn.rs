@@ -20,7 +20,8 @@ use crate::replica::view::View;
 use crate::types::NodeId;
 use crate::wire::frame::{BODY_BYTES_MAX, Frame, FrameError, HELLO_BYTES_MAX, PREAMBLE};
 use crate::wire::hello::{Greeting, Reject};
-use crate::wire::message::{Code, Hello, Role};
+use crate::wire::hello::{Hello, Role};
+use crate::wire::message::Code;
 
 /// A connection that carries frames.
 pub type Frames = Framed<Compat<TcpStream>, GuardedCodec>;

@@ -5,8 +5,9 @@ use crate::raft::message::Configuration;
 use crate::replica::view::View;
 use crate::types::{DirId, NodeId};
 use crate::wire::frame::BODY_BYTES_MAX;
+use crate::wire::hello::{Hello, PeerHello, Role, Welcome};
 use crate::wire::hello::{IN_FLIGHT_MAX, Reject, VERSION};
-use crate::wire::message::{Code, Hello, PeerHello, Role, Welcome};
+use crate::wire::message::Code;
 
 /// A caller that is welcome: from here on its role says which frames it may send.
 #[derive(Clone, Debug, PartialEq, Eq)]

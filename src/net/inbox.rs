@@ -12,7 +12,8 @@ use crate::raft::effects::Offer;
 use crate::raft::message::SnapshotMeta;
 use crate::replica::view::Answer;
 use crate::types::{DirId, Incarnation, Index, NodeId, Term, Ticks, WorkerId};
-use crate::wire::message::{PeerMessage, Request};
+use crate::wire::message::Request;
+use crate::wire::peer::PeerMessage;
 
 /// Submits that wait for the Raft thread. Full: `RESOURCE_EXHAUSTED` at once
 /// (specification, "Proposal backpressure").

@@ -6,7 +6,7 @@ use crate::net::conn::{self, Frames};
 use crate::net::shared::{Ctx, Lane};
 use crate::types::{DirId, NodeId};
 use crate::wire::frame::FrameError;
-use crate::wire::message::PeerMessage;
+use crate::wire::peer::PeerMessage;
 
 /// Messages taken from one link before the others have their turn.
 const MESSAGES_PER_TURN: u32 = 256;

@@ -19,7 +19,8 @@ use crate::net::shared::Ctx;
 use crate::raft::message::Message;
 use crate::types::NodeId;
 use crate::wire::frame::{BODY_BYTES_MAX, FrameCodec, FrameError};
-use crate::wire::message::{PeerMessage, Role};
+use crate::wire::hello::Role;
+use crate::wire::peer::PeerMessage;
 
 /// Messages that wait for one peer, at most. One more is dropped and counted: Raft sends anew what
 /// was lost, and a follower that far behind must not fill the leader's memory.

@@ -18,7 +18,7 @@ use crate::net::peers::{self, PeerQueue};
 use crate::net::shared::{Ctx, Lane, NetConfig, Shared};
 use crate::net::{conn, listener};
 use crate::types::{Index, NodeId, Term};
-use crate::wire::message::PeerMessage;
+use crate::wire::peer::PeerMessage;
 
 /// How long sessions have, when the node closes, to write the answers they have.
 const DRAIN: Duration = Duration::from_secs(1);

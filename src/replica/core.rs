@@ -26,7 +26,8 @@ use crate::replica::waiters::{Wait, Waiters};
 use crate::types::{
     DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, Term, Ticks, WorkerId,
 };
-use crate::wire::message::{PeerMessage, Refusal};
+use crate::wire::message::Refusal;
+use crate::wire::peer::PeerMessage;
 
 /// How often a node tells a peer its digests at most, in ticks.
 const DIGEST_TICKS: u64 = 5;

@@ -7,7 +7,8 @@ use crate::raft::effects::{Offer, Persist, ReadLog, SendSnapshot};
 use crate::raft::message::{Entry, SnapshotMeta};
 use crate::replica::view::{Answer, Notice, View};
 use crate::types::{DirId, Incarnation, Index, Millis, NodeId, Term, Ticks, WorkerId};
-use crate::wire::message::{PeerMessage, Request};
+use crate::wire::message::Request;
+use crate::wire::peer::PeerMessage;
 
 /// The world's time at the start of a turn; nothing else of it enters.
 #[derive(Clone, Copy, Debug)]

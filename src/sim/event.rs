@@ -5,7 +5,8 @@ use std::collections::BinaryHeap;
 use crate::raft::effects::ReadLog;
 use crate::sim::actors::Actor;
 use crate::types::{Index, NodeId};
-use crate::wire::message::{PeerMessage, Reply, Request};
+use crate::wire::message::{Reply, Request};
+use crate::wire::peer::PeerMessage;
 
 /// Who waits for an answer, and to what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use crate::sim::store::{Refused, Store};
 use crate::sim::truth::may_leave;
 use crate::sim::world::{World, mix, place};
 use crate::types::{Index, NodeId};
-use crate::wire::message::PeerMessage;
+use crate::wire::peer::PeerMessage;
 
 /// One in so many messages is held against what the disk would give back after a power cut.
 const SAMPLED_EVERY: u64 = 4096;

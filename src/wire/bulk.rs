@@ -7,9 +7,68 @@ use crate::types::Term;
 use crate::wire::error::{WireError, check_count, check_header, not};
 use crate::wire::frame::Frame;
 use crate::wire::kind;
-use crate::wire::message::{BulkMessage, CHUNK_BYTES};
 use crate::wire::positional::{Body, bytes16, meta, open};
 use crate::wire::refusal::{MESSAGE_BYTES_MAX, cut};
+
+/// The frames of the bulk lane: one snapshot on its way to one follower.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BulkMessage {
+    /// `InstallSnapshot`: what is offered. Answered by [`BulkMessage::Accept`] or
+    /// [`BulkMessage::Decline`].
+    Offer {
+        /// The leader's term.
+        term: Term,
+        /// What the snapshot stands for.
+        meta: crate::raft::message::SnapshotMeta,
+        /// The file's id: a partial transfer is resumed only for the same one.
+        id: [u8; 16],
+        /// The file's bytes.
+        bytes: u64,
+    },
+    /// Send, from this offset on.
+    Accept {
+        /// From the offer.
+        id: [u8; 16],
+        /// The first byte wanted.
+        offset: u64,
+    },
+    /// Not needed, or not from you.
+    Decline {
+        /// The receiver's term.
+        term: Term,
+        /// Everything in it is committed there already.
+        held: bool,
+        /// Why, for logs.
+        reason: String,
+    },
+    /// Bytes of the file; the last one ends at the file's size.
+    Chunk {
+        /// From the offer.
+        id: [u8; 16],
+        /// Where they belong.
+        offset: u64,
+        /// At most [`CHUNK_BYTES`].
+        data: Bytes,
+    },
+    /// Everything below this offset has arrived; the sender keeps at most [`WINDOW_BYTES`] beyond.
+    Window {
+        /// From the offer.
+        id: [u8; 16],
+        /// The next byte wanted.
+        offset: u64,
+    },
+    /// The file is whole, checked, durable and handed to the replica.
+    Done {
+        /// From the offer.
+        id: [u8; 16],
+    },
+}
+
+/// Bytes of a snapshot in one chunk.
+pub const CHUNK_BYTES: usize = 256 << 10;
+
+/// Bytes of a snapshot on the way and not yet acknowledged, at most.
+pub const WINDOW_BYTES: u64 = 1 << 20;
 
 /// Room for the fields of a message that are not a chunk's bytes.
 const FIELDS_BYTES: usize = 64;

@@ -6,7 +6,7 @@ use crate::types::{ClusterId, DirId, NodeId};
 use crate::wire::error::{WireError, check_count, check_header, not};
 use crate::wire::frame::Frame;
 use crate::wire::kind;
-use crate::wire::message::{Code, Hello, LeaderHint, Refusal, Role, Welcome};
+use crate::wire::message::{Code, LeaderHint, Refusal};
 use crate::wire::named;
 use crate::wire::refusal::{MESSAGE_BYTES_MAX, cut};
 
@@ -22,6 +22,71 @@ pub const AGENT_BYTES_MAX: usize = 128;
 
 /// Voters named in a `WELCOME`, at most; a cluster has 7.
 pub const NODES_MAX: usize = 64;
+
+/// The first frame of every connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The lowest protocol version spoken.
+    pub version_min: u32,
+    /// The highest.
+    pub version_max: u32,
+    /// The cluster meant; unknown (all zero) where the caller does not know it yet.
+    #[serde(default)]
+    pub cluster: ClusterId,
+    /// Who calls.
+    pub role: Role,
+    /// Program and version, for logs; at most 128 bytes.
+    #[serde(default)]
+    pub agent: String,
+    /// Only of a node.
+    pub peer: Option<PeerHello>,
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// A client or a library worker.
+    Client,
+    /// A node, on its Raft lane.
+    Raft,
+    /// A node, on its lane for snapshots.
+    Bulk,
+}
+
+/// What a node says of itself and expects of the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerHello {
+    /// The caller.
+    pub node: NodeId,
+    /// Its data directory.
+    pub dir: DirId,
+    /// The node it means to reach.
+    pub expects: NodeId,
+    /// CRC-32 of the caller's peer list, `1=HOST:PORT,2=...` in order of id.
+    pub peers_crc: u32,
+}
+
+/// The answer to a [`Hello`] that is welcome.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The version both will speak.
+    pub version: u32,
+    /// The cluster; unknown before its first leader.
+    pub cluster: ClusterId,
+    /// Who answers.
+    pub node: NodeId,
+    /// Its data directory.
+    pub dir: DirId,
+    /// Who leads, where known.
+    pub leader: Option<LeaderHint>,
+    /// Every voter's id and address.
+    pub nodes: Vec<(NodeId, String)>,
+    /// Bytes of a frame's body, at most.
+    pub frame_bytes_max: u32,
+    /// Requests in flight on this connection, at most; more are refused.
+    pub in_flight_max: u32,
+}
 
 /// Why a connection ends before it began; the last frame on it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -53,17 +53,16 @@ pub const BATCH_UPDATE_JOB_STATUS: u8 = 0x24;
 /// Jobs given back.
 pub const RELEASE_JOBS: u8 = 0x25;
 
-/// A worker to be given no more jobs, or some again.
-pub const CHANGE_WORKER: u8 = 0x33;
-/// A job says how far it is.
-pub const REPORT_PROGRESS: u8 = 0x34;
-
 /// A cron to add.
 pub const ADD_CRON: u8 = 0x30;
 /// A cron to pause, resume, remove, or to submit the job of.
 pub const CHANGE_CRON: u8 = 0x31;
 /// A page of crons, or one.
 pub const LIST_CRONS: u8 = 0x32;
+/// A worker to be given no more jobs, or some again.
+pub const CHANGE_WORKER: u8 = 0x33;
+/// A job says how far it is.
+pub const REPORT_PROGRESS: u8 = 0x34;
 
 /// One job to explain.
 pub const WHY_JOB: u8 = 0x35;
@@ -149,16 +148,16 @@ pub const RESERVED: u8 = 0xa2;
 pub const UPDATED: u8 = 0xa3;
 /// Answers [`RELEASE_JOBS`].
 pub const RELEASED: u8 = 0xa5;
-/// Answers [`CHANGE_WORKER`].
-pub const WORKER_CHANGED: u8 = 0xb3;
-/// Answers [`REPORT_PROGRESS`].
-pub const PROGRESS_NOTED: u8 = 0xb4;
 /// Answers [`ADD_CRON`].
 pub const CRON_ADDED: u8 = 0xb0;
 /// Answers [`CHANGE_CRON`].
 pub const CRON_CHANGED: u8 = 0xb1;
 /// Answers [`LIST_CRONS`].
 pub const CRONS: u8 = 0xb2;
+/// Answers [`CHANGE_WORKER`].
+pub const WORKER_CHANGED: u8 = 0xb3;
+/// Answers [`REPORT_PROGRESS`].
+pub const PROGRESS_NOTED: u8 = 0xb4;
 /// Answers [`WHY_JOB`].
 pub const EXPLAINED: u8 = 0xb5;
 
@@ -189,11 +188,11 @@ pub const ALL: [(u8, &str); 75] = [
     (UPDATE_JOB_STATUS, "UPDATE_JOB_STATUS"),
     (BATCH_UPDATE_JOB_STATUS, "BATCH_UPDATE_JOB_STATUS"),
     (RELEASE_JOBS, "RELEASE_JOBS"),
-    (CHANGE_WORKER, "CHANGE_WORKER"),
-    (REPORT_PROGRESS, "REPORT_PROGRESS"),
     (ADD_CRON, "ADD_CRON"),
     (CHANGE_CRON, "CHANGE_CRON"),
     (LIST_CRONS, "LIST_CRONS"),
+    (CHANGE_WORKER, "CHANGE_WORKER"),
+    (REPORT_PROGRESS, "REPORT_PROGRESS"),
     (WHY_JOB, "WHY_JOB"),
     (PRE_VOTE, "PRE_VOTE"),
     (PRE_VOTE_REPLY, "PRE_VOTE_REPLY"),
@@ -233,11 +232,11 @@ pub const ALL: [(u8, &str); 75] = [
     (RESERVED, "RESERVED"),
     (UPDATED, "UPDATED"),
     (RELEASED, "RELEASED"),
-    (WORKER_CHANGED, "WORKER_CHANGED"),
-    (PROGRESS_NOTED, "PROGRESS_NOTED"),
     (CRON_ADDED, "CRON_ADDED"),
     (CRON_CHANGED, "CRON_CHANGED"),
     (CRONS, "CRONS"),
+    (WORKER_CHANGED, "WORKER_CHANGED"),
+    (PROGRESS_NOTED, "PROGRESS_NOTED"),
     (EXPLAINED, "EXPLAINED"),
 ];
 
@@ -288,7 +287,7 @@ mod tests {
                 [is_request(kind), is_peer(kind), is_bulk(kind), is_reply(kind), kind <= REJECT];
             assert_eq!(families.iter().filter(|is| **is).count(), 1, "{name}");
         }
-        assert!(!is_request(0x26) && !is_request(0x35) && !is_peer(0x4a) && !is_bulk(0x56));
+        assert!(!is_request(0x26) && !is_request(0x36) && !is_peer(0x4a) && !is_bulk(0x56));
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! What clients, workers and nodes say to a node, and what it answers: the typed form of every frame.
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::jobs::change::{Event, Position};
@@ -13,8 +12,8 @@ use crate::jobs::reason::Explanation;
 use crate::jobs::rules::{QueueChange, Rate, in_words};
 use crate::pack::unpack::list;
 use crate::types::{
-    ClusterId, CronName, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Tag,
-    Term, WorkerId,
+    ClusterId, CronName, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Tag, Term,
+    WorkerId,
 };
 use crate::wire::crons::{CronAdded, CronChanged, CronFilter};
 use crate::wire::reads::Consistency;
@@ -571,143 +570,3 @@ pub struct LogLine {
     /// What it does, in a few words.
     pub summary: String,
 }
-
-/// The first frame of every connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hello {
-    /// The lowest protocol version spoken.
-    pub version_min: u32,
-    /// The highest.
-    pub version_max: u32,
-    /// The cluster meant; unknown (all zero) where the caller does not know it yet.
-    #[serde(default)]
-    pub cluster: ClusterId,
-    /// Who calls.
-    pub role: Role,
-    /// Program and version, for logs; at most 128 bytes.
-    #[serde(default)]
-    pub agent: String,
-    /// Only of a node.
-    pub peer: Option<PeerHello>,
-}
-
-/// Who is at the other end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// A client or a library worker.
-    Client,
-    /// A node, on its Raft lane.
-    Raft,
-    /// A node, on its lane for snapshots.
-    Bulk,
-}
-
-/// What a node says of itself and expects of the other.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PeerHello {
-    /// The caller.
-    pub node: NodeId,
-    /// Its data directory.
-    pub dir: DirId,
-    /// The node it means to reach.
-    pub expects: NodeId,
-    /// CRC-32 of the caller's peer list, `1=HOST:PORT,2=...` in order of id.
-    pub peers_crc: u32,
-}
-
-/// The answer to a [`Hello`] that is welcome.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Welcome {
-    /// The version both will speak.
-    pub version: u32,
-    /// The cluster; unknown before its first leader.
-    pub cluster: ClusterId,
-    /// Who answers.
-    pub node: NodeId,
-    /// Its data directory.
-    pub dir: DirId,
-    /// Who leads, where known.
-    pub leader: Option<LeaderHint>,
-    /// Every voter's id and address.
-    pub nodes: Vec<(NodeId, String)>,
-    /// Bytes of a frame's body, at most.
-    pub frame_bytes_max: u32,
-    /// Requests in flight on this connection, at most; more are refused.
-    pub in_flight_max: u32,
-}
-
-/// One message between nodes, with what rides along.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerMessage {
-    /// The Raft group; 0 today.
-    pub group: u16,
-    /// The sender's wall clock.
-    pub wall_ms: Millis,
-    /// The sender's last applied entry.
-    pub applied_index: Index,
-    /// The sender's newest digests, `(index, digest)`; the last few, newest last, at most 4.
-    pub digests: Vec<(Index, u128)>,
-    /// What it says.
-    pub message: crate::raft::message::Message,
-}
-
-/// The frames of the bulk lane: one snapshot on its way to one follower.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BulkMessage {
-    /// `InstallSnapshot`: what is offered. Answered by [`BulkMessage::Accept`] or
-    /// [`BulkMessage::Decline`].
-    Offer {
-        /// The leader's term.
-        term: Term,
-        /// What the snapshot stands for.
-        meta: crate::raft::message::SnapshotMeta,
-        /// The file's id: a partial transfer is resumed only for the same one.
-        id: [u8; 16],
-        /// The file's bytes.
-        bytes: u64,
-    },
-    /// Send, from this offset on.
-    Accept {
-        /// From the offer.
-        id: [u8; 16],
-        /// The first byte wanted.
-        offset: u64,
-    },
-    /// Not needed, or not from you.
-    Decline {
-        /// The receiver's term.
-        term: Term,
-        /// Everything in it is committed there already.
-        held: bool,
-        /// Why, for logs.
-        reason: String,
-    },
-    /// Bytes of the file; the last one ends at the file's size.
-    Chunk {
-        /// From the offer.
-        id: [u8; 16],
-        /// Where they belong.
-        offset: u64,
-        /// At most [`CHUNK_BYTES`].
-        data: Bytes,
-    },
-    /// Everything below this offset has arrived; the sender keeps at most [`WINDOW_BYTES`] beyond.
-    Window {
-        /// From the offer.
-        id: [u8; 16],
-        /// The next byte wanted.
-        offset: u64,
-    },
-    /// The file is whole, checked, durable and handed to the replica.
-    Done {
-        /// From the offer.
-        id: [u8; 16],
-    },
-}
-
-/// Bytes of a snapshot in one chunk.
-pub const CHUNK_BYTES: usize = 256 << 10;
-
-/// Bytes of a snapshot on the way and not yet acknowledged, at most.
-pub const WINDOW_BYTES: u64 = 1 << 20;

@@ -8,7 +8,6 @@ use crate::types::{Index, Millis, Term};
 use crate::wire::error::{WireError, check_flags, not};
 use crate::wire::frame::{BODY_BYTES_MAX, Frame};
 use crate::wire::kind;
-use crate::wire::message::PeerMessage;
 use crate::wire::positional::{Body, bytes16, count, index, meta, open, term};
 
 /// Entries in one `AppendEntries`, at most; more are refused. The leader fills far fewer into one.
@@ -36,6 +35,21 @@ const ENTRY_ROOM_PER_BYTE: usize = 3;
 
 /// See [`ENTRY_ROOM_PER_BYTE`].
 const ENTRY_ROOM_BYTES: usize = 48 << 10;
+
+/// One message between nodes, with what rides along.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerMessage {
+    /// The Raft group; 0 today.
+    pub group: u16,
+    /// The sender's wall clock.
+    pub wall_ms: Millis,
+    /// The sender's last applied entry.
+    pub applied_index: Index,
+    /// The sender's newest digests, `(index, digest)`; the last few, newest last, at most 4.
+    pub digests: Vec<(Index, u128)>,
+    /// What it says.
+    pub message: Message,
+}
 
 /// Wall clock, applied index, digests: before the fields of every message.
 const COMMON_FIELDS: u32 = 3;

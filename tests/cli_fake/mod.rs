@@ -10,7 +10,8 @@ use raftq::jobs::job::{Body, JobView, NewJob, Status};
 use raftq::types::{ClusterId, DirId, Fence, Index, JobId, Millis, NodeId, QueueName, WorkerId};
 use raftq::wire::frame::{BODY_BYTES_MAX, FrameCodec, PREAMBLE};
 use raftq::wire::hello::IN_FLIGHT_MAX;
-use raftq::wire::message::{Code, Refusal, Reply, Request, Submitted, Welcome};
+use raftq::wire::hello::Welcome;
+use raftq::wire::message::{Code, Refusal, Reply, Request, Submitted};
 use tokio_util::codec::{Decoder, Encoder};
 
 pub(crate) const ID: JobId = JobId([0xab; 16]);

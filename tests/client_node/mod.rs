@@ -11,7 +11,8 @@ use bytes::BytesMut;
 use raftq::types::{ClusterId, DirId, NodeId, Term};
 use raftq::wire::frame::{BODY_BYTES_MAX, Frame, FrameCodec, PREAMBLE};
 use raftq::wire::hello::Reject;
-use raftq::wire::message::{Hello, LeaderHint, Refusal, Reply, Request, Submitted, Welcome};
+use raftq::wire::hello::{Hello, Welcome};
+use raftq::wire::message::{LeaderHint, Refusal, Reply, Request, Submitted};
 use tokio_util::codec::{Decoder, Encoder};
 
 /// So long a test waits for what must come; never reached when all is well.

@@ -30,12 +30,15 @@ use raftq::storage::memory::{Memory, MemoryFile};
 use raftq::storage::recover::{Survey, recover};
 use raftq::storage::snapshot_file;
 use raftq::types::{ClusterId, DirId, NodeId, Term};
+use raftq::wire::bulk::BulkMessage;
 use raftq::wire::frame::{
     BODY_BYTES_MAX, Frame, FrameCodec, FrameError, HEADER_BYTES, HELLO_BYTES_MAX, PREAMBLE,
 };
+use raftq::wire::hello::Hello;
 use raftq::wire::hello::{Greeting, Reject};
 use raftq::wire::kind;
-use raftq::wire::message::{BulkMessage, Hello, PeerMessage, Reply, Request};
+use raftq::wire::message::{Reply, Request};
+use raftq::wire::peer::PeerMessage;
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::meter;

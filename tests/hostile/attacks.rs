@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use raftq::types::{DirId, JobId, NodeId};
 use raftq::wire::frame::PREAMBLE;
+use raftq::wire::hello::{Hello, PeerHello, Role};
 use raftq::wire::kind;
-use raftq::wire::message::{Code, Filter, Hello, PeerHello, Reply, Request, Role};
+use raftq::wire::message::{Code, Filter, Reply, Request};
 use socket2::SockRef;
 
 use crate::mutator::Mutator;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use raftq::wire::frame::{BODY_BYTES_MAX, Frame, FrameCodec, PREAMBLE};
 use raftq::wire::hello::Greeting;
-use raftq::wire::message::{Hello, Reply, Welcome};
+use raftq::wire::hello::{Hello, Welcome};
+use raftq::wire::message::Reply;
 use tokio_util::codec::{Decoder, Encoder};
 
 /// Longer than anything waits for here; only a failing test waits so long.

@@ -29,8 +29,9 @@ use raftq::types::{
 };
 use raftq::wire::frame::{Frame, FrameCodec, HEADER_BYTES, PREAMBLE};
 use raftq::wire::hello::Reject;
+use raftq::wire::hello::{Hello, PeerHello, Role, Welcome};
 use raftq::wire::kind;
-use raftq::wire::message::{Code, Hello, LeaderHint, PeerHello, Refusal, Reply, Role, Welcome};
+use raftq::wire::message::{Code, LeaderHint, Refusal, Reply};
 use serde_json::Value;
 use tokio_util::codec::Encoder;
 
@@ -247,23 +248,8 @@ fn commands() -> Vec<(&'static str, Command)> {
         tags: Tags::new([Tag::new("gpu").unwrap()]),
         ..Asked::default()
     };
-    let beat = || CronName::new("beat").unwrap();
-    let cron = |name: &str| NewCron {
-        name: CronName::new(name).unwrap(),
-        spec: "*/5 8-18 * jan,jul mon-fri".into(),
-        tz: "Europe/Berlin".into(),
-        missed: Missed::All,
-        queue: QueueName::new("slow").unwrap(),
-        body: words(&["true"]),
-        options: Asked::shared(Asked { retries: 1, ..Asked::default() }),
-    };
-    // The slot is that of the 20th command's time; the cron is the 19th.
-    let slot_ms = Millis(1_700_000_000_200);
-    let next_ms = Some(slot_ms);
-    let (created, after) = (Index(19), Some(Millis(1_700_000_300_000)));
-    let fire = CronFire { name: beat(), created, slot_ms, next_ms: after };
     let change = |change| Command::ChangeQueue(QueueName::new("slow").unwrap(), change);
-    vec![
+    let mut all = vec![
         ("limits", Command::SetLimits(Limits { finished_count_max: 1, ..Limits::default() })),
         (
             "submit",
@@ -323,6 +309,29 @@ fn commands() -> Vec<(&'static str, Command)> {
                 note: "two of five".into(),
             }),
         ),
+    ];
+    all.extend(cron_commands(all.len() as u64 + 1));
+    all
+}
+
+/// The same of crons; `first` is the entry of the first of these.
+fn cron_commands(first: u64) -> Vec<(&'static str, Command)> {
+    let beat = || CronName::new("beat").unwrap();
+    let cron = |name: &str| NewCron {
+        name: CronName::new(name).unwrap(),
+        spec: "*/5 8-18 * jan,jul mon-fri".into(),
+        tz: "Europe/Berlin".into(),
+        missed: Missed::All,
+        queue: QueueName::new("slow").unwrap(),
+        body: Body::Command(vec!["true".into()]),
+        options: Asked::shared(Asked { retries: 1, ..Asked::default() }),
+    };
+    // The slot is the time of the second of these; the cron is the first.
+    let slot_ms = Millis(1_700_000_000_000 + (first + 1) * 10);
+    let next_ms = Some(slot_ms);
+    let (created, after) = (Index(first), Some(Millis(1_700_000_300_000)));
+    let fire = CronFire { name: beat(), created, slot_ms, next_ms: after };
+    vec![
         ("cron-add", Command::AddCron(AddCron { cron: Arc::new(cron("beat")), next_ms })),
         ("cron-add-another", Command::AddCron(AddCron { cron: Arc::new(cron("rest")), next_ms })),
         ("cron-fire", Command::FireCron(vec![fire])),

@@ -4,6 +4,7 @@ use raftq::jobs::command::{Command, Outcome, Pair, Registration, UpdateOutcome, 
 use raftq::jobs::intake::{Intake, NOTE_BYTES_MAX, Progress, ProgressReport};
 use raftq::jobs::job::{EXIT_TRY_LATER, NewJob, Serves, Status, Verdict};
 use raftq::jobs::options::{Options, RETRIES_MAX};
+use raftq::jobs::restore::Restore;
 use raftq::jobs::scheduler::{Proposed, schedule};
 use raftq::types::{Fence, Incarnation, Millis};
 
@@ -144,6 +145,21 @@ fn progress_out_of_bounds_is_brought_within_them() {
     say(&mut rig, 1, fence, 255, &"é".repeat(NOTE_BYTES_MAX));
     let told = progress(&rig, 1).unwrap();
     assert_eq!((told.percent, told.note.len()), (100, NOTE_BYTES_MAX));
+}
+
+#[test]
+fn progress_with_and_without_a_note_is_in_the_image() {
+    for note in ["", "half"] {
+        let mut rig = Rig::new();
+        rig.register_commands("w", 1);
+        rig.submit_commands([1]);
+        let fence = rig.assign_one(1, "w", 1);
+        say(&mut rig, 1, fence, 40, note);
+        decide(&mut rig, "w", Intake::Quiet);
+        let mut restore = Restore::new();
+        rig.machine.records().for_each(|record| restore.push(&record).unwrap());
+        assert!(restore.finish().unwrap() == rig.machine, "{note:?}");
+    }
 }
 
 fn later(fence: Fence, code: i32) -> Command {

@@ -14,7 +14,7 @@ use async_std::net::{TcpListener, TcpStream};
 use async_std::{channel, task};
 use bytes::Bytes;
 use raftq::wire::frame::{Frame, HEADER_BYTES, HELLO_BYTES_MAX, PREAMBLE};
-use raftq::wire::message::Hello;
+use raftq::wire::hello::Hello;
 
 use crate::net::{Link, Links, Pair};
 
@@ -273,7 +273,7 @@ impl Way {
 mod tests {
     use super::*;
     use raftq::types::{DirId, NodeId};
-    use raftq::wire::message::{PeerHello, Role};
+    use raftq::wire::hello::{PeerHello, Role};
 
     /// What node `node` says first.
     fn hello(node: u64) -> Vec<u8> {

@@ -6,7 +6,8 @@ use std::io::Write;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use raftq::net::inbox::{Ask, Attendant, PeerEvent};
 use raftq::types::{DirId, JobId, NodeId};
-use raftq::wire::message::{Reply, Request, Role, Submitted};
+use raftq::wire::hello::Role;
+use raftq::wire::message::{Reply, Request, Submitted};
 
 use crate::client::{Client, encoded, job};
 use crate::node::{LONG, Node, Plan, waiter};

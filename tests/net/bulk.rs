@@ -7,7 +7,8 @@ use std::sync::Arc;
 use raftq::net::inbox::PeerEvent;
 use raftq::raft::effects::Offer;
 use raftq::types::{Index, NodeId, Term};
-use raftq::wire::message::{BulkMessage, CHUNK_BYTES, Role, WINDOW_BYTES};
+use raftq::wire::bulk::{BulkMessage, CHUNK_BYTES, WINDOW_BYTES};
+use raftq::wire::hello::Role;
 
 use crate::client::Client;
 use crate::node::{Files, LONG, Node, Plan, dir_of, free_addr, until};

@@ -8,7 +8,8 @@ use raftq::jobs::job::{Body, NewJob};
 use raftq::types::{ClusterId, JobId, Millis, NodeId, QueueName};
 use raftq::wire::frame::{BODY_BYTES_MAX, Frame, FrameCodec, PREAMBLE};
 use raftq::wire::hello::{Greeting, Reject, VERSION};
-use raftq::wire::message::{Hello, PeerHello, Refusal, Reply, Request, Role, Welcome};
+use raftq::wire::hello::{Hello, PeerHello, Role, Welcome};
+use raftq::wire::message::{Refusal, Reply, Request};
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::node::{LONG, PEERS_CRC, dir_of};

@@ -7,7 +7,8 @@ use raftq::net::shared::Patience;
 use raftq::types::{ClusterId, DirId, NodeId};
 use raftq::wire::frame::{BODY_BYTES_MAX, HEADER_BYTES, PREAMBLE};
 use raftq::wire::hello::Reject;
-use raftq::wire::message::{Code, Hello, Role};
+use raftq::wire::hello::{Hello, Role};
+use raftq::wire::message::Code;
 
 use crate::client::{Client, connect, encoded, exchange, peer_hello, rest};
 use crate::node::{Node, Plan, configuration, dir_of, now, until};
@@ -143,7 +144,7 @@ fn caller_that_is_not_welcome_hears_why_and_what_to_do() {
         change(&mut hello);
         hello
     };
-    let peer = |hello: &mut Hello, change: &dyn Fn(&mut raftq::wire::message::PeerHello)| {
+    let peer = |hello: &mut Hello, change: &dyn Fn(&mut raftq::wire::hello::PeerHello)| {
         change(hello.peer.as_mut().unwrap());
     };
     let cases: [(&str, Hello); 7] = [

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use raftq::net::inbox::{PEER_MESSAGES_MAX, PeerEvent};
 use raftq::raft::message::{Entry, EntryKind, Message};
 use raftq::types::{Index, Millis, NodeId, Term};
-use raftq::wire::message::{PeerMessage, Role};
+use raftq::wire::hello::Role;
+use raftq::wire::peer::PeerMessage;
 
 use crate::client::Client;
 use crate::node::{LONG, Node, Plan, configuration, dir_of, free_addr, until};

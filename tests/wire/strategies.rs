@@ -23,13 +23,16 @@ use raftq::types::{
     ClusterId, CronName, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Tag,
     Term, UniqueKey, WorkerId,
 };
+use raftq::wire::bulk::BulkMessage;
 use raftq::wire::crons::{CronAdded, CronChanged, CronFilter};
 use raftq::wire::hello::Reject;
+use raftq::wire::hello::{Hello, PeerHello, Role, Welcome};
 use raftq::wire::message::{
-    BulkMessage, ClusterStatus, Code, Filter, Hello, LeaderHint, LogLine, NodeStatus, PeerHello,
-    PeerMessage, QueueChanged, QueueFilter, QueueView, Refusal, Reply, Request, Role, Submitted,
-    WAIT_MS_MAX, Watch, Watched, Welcome, Withdrawn, WorkerView,
+    ClusterStatus, Code, Filter, LeaderHint, LogLine, NodeStatus, QueueChanged, QueueFilter,
+    QueueView, Refusal, Reply, Request, Submitted, WAIT_MS_MAX, Watch, Watched, Withdrawn,
+    WorkerView,
 };
+use raftq::wire::peer::PeerMessage;
 use raftq::wire::request::LIST_LOG_MAX;
 
 use crate::support::Any;

@@ -18,16 +18,18 @@ use raftq::types::{
     ClusterId, CronName, DirId, Fence, Incarnation, Index, JobId, Millis, NodeId, QueueName, Tag,
     Term, UniqueKey, WorkerId,
 };
+use raftq::wire::bulk::BulkMessage;
 use raftq::wire::crons::{CronAdded, CronChanged, CronFilter};
 use raftq::wire::error::WireError;
 use raftq::wire::frame::{Frame, FrameCodec};
 use raftq::wire::hello::Reject;
+use raftq::wire::hello::{Hello, PeerHello, Role, Welcome};
 use raftq::wire::kind;
 use raftq::wire::message::{
-    BulkMessage, ClusterStatus, Code, Filter, Hello, LeaderHint, LogLine, NodeStatus, PeerHello,
-    PeerMessage, QueueChanged, QueueFilter, QueueView, Refusal, Reply, Request, Role, Submitted,
-    Watch, Watched, Welcome, Withdrawn, WorkerView,
+    ClusterStatus, Code, Filter, LeaderHint, LogLine, NodeStatus, QueueChanged, QueueFilter,
+    QueueView, Refusal, Reply, Request, Submitted, Watch, Watched, Withdrawn, WorkerView,
 };
+use raftq::wire::peer::PeerMessage;
 use tokio_util::codec::Encoder;
 
 /// A message of any kind.

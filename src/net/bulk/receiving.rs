@@ -17,7 +17,7 @@ use crate::net::shared::{Ctx, Lane, SnapshotFile};
 use crate::raft::effects::Offer;
 use crate::raft::message::SnapshotMeta;
 use crate::types::{DirId, NodeId, Term};
-use crate::wire::message::{BulkMessage, CHUNK_BYTES};
+use crate::wire::bulk::{BulkMessage, CHUNK_BYTES};
 
 /// While a received file is checked and decoded, the sender is told so often that we still live.
 const ALIVE_EVERY: Duration = Duration::from_secs(1);

@@ -12,7 +12,8 @@ use crate::net::conn::{self, CallError, Frames};
 use crate::net::inbox::PeerEvent;
 use crate::net::shared::{Ctx, SnapshotFile};
 use crate::types::{Index, NodeId, Term};
-use crate::wire::message::{BulkMessage, CHUNK_BYTES, Role, WINDOW_BYTES};
+use crate::wire::bulk::{BulkMessage, CHUNK_BYTES, WINDOW_BYTES};
+use crate::wire::hello::Role;
 
 /// How often a transfer that broke is gone on with before it counts as failed; the Raft thread may
 /// then ask for another. Progress made in one attempt is kept by the receiver.
