@@ -536,7 +536,7 @@ fn generated_commands_reach_every_kind_of_answer() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut seen = std::collections::BTreeSet::new();
-    for _ in 0..400 {
+    for _ in 0..1200 {
         let ops = ops().new_tree(&mut runner).unwrap().current();
         run(&mut Machine::new(), &ops, &mut |machine, _, applied| {
             let Some(applied) = applied else { return };
