@@ -54,7 +54,7 @@ NO_CLUSTER = bytes(16)
 # Limits (§3)
 HEADER_BYTES, BODY_BYTES_MAX, JOB_BYTES_MAX, COMMAND_WORDS_MAX = 16, 4_194_304, 1_048_576, 1_024
 LIST_JOBS_MAX, WAIT_JOBS_MAX = 1_000, 1_024
-OUTPUT_BYTES_MAX, ERROR_BYTES_MAX, RESERVE_JOBS_MAX = 16_384, 1_024, 256
+OUTPUT_BYTES_MAX, ERROR_BYTES_MAX, RESERVE_JOBS_MAX, HELD_MAX = 16_384, 1_024, 256, 256
 WORKER_SLOTS_MAX, WORKER_QUEUES_MAX, TAGS_MAX = 4_096, 64, 16
 OPTIONS = {"priority", "delay_ms", "at_ms", "ttl_ms", "timeout_ms", "retries", "backoff_ms", "backoff_max_ms", "tags",
            "unique", "unique_for_ms"}
@@ -225,9 +225,10 @@ def register_body(worker: str, incarnation: int, slots: int, serves: Map, tags: 
     return body if gave_up is None else {**body, "gave_up": gave_up}
 
 
-def heartbeat_body(worker: str, incarnation: int, draining: bool) -> Map:
-    """HEARTBEAT."""
-    return {"worker": worker, "incarnation": incarnation, "draining": draining}
+def heartbeat_body(worker: str, incarnation: int, draining: bool, held: Sequence[Map] = ()) -> Map:
+    """HEARTBEAT; `held` names jobs that it runs."""
+    body: Map = {"worker": worker, "incarnation": incarnation, "draining": draining}
+    return {**body, "held": list(held)} if held else body
 
 
 def reserve_body(worker: str, incarnation: int, after: int, max: int, wait_ms: int) -> Map:
@@ -341,14 +342,14 @@ class Client:
         """Submits a job and returns its id once a quorum has it. An error's `job_id` names it too.
 
         What it asks for beside being run goes by the names of §11: `priority=9`, `delay_ms=60_000`, `at_ms=...`,
-        `ttl_ms=...`, `timeout_ms=...`, `retries=3`, `backoff_ms=...`, `backoff_max_ms=...`, `tags=["gpu"]`.
+        `ttl_ms=...`, `timeout_ms=...`, `retries=3`, `backoff_ms=...`, `backoff_max_ms=...`, `tags=["gpu"]`,
+        `unique="invoice 4711"`, `unique_for_ms=...`. With `unique` the id may be that of the job which has the key.
         """
         unknown = sorted(set(options) - OPTIONS)
         if unknown:
             raise ValueError(f"no such option: {', '.join(unknown)}; there are {', '.join(sorted(OPTIONS))}")
         job_id = job_id or new_job_id()
-        self.call(SUBMIT_JOB, submit_body(job_id, queue, command, payload, options))
-        return job_id
+        return self.call(SUBMIT_JOB, submit_body(job_id, queue, command, payload, options))["id"]
 
     def get(self, job_id: bytes) -> Map:
         """One job; Refused with NOT_FOUND if nobody knows it."""
@@ -547,7 +548,7 @@ class Job:
     def cancelled(self) -> bool:
         """Whether the result does not count any more: the job's timeout is over, it may be another worker's by now, or
         this worker was told to stop and its grace is over. Nobody can end a thread from outside, so a handler that
-        takes long should look here now and then, and return. (That a client cancels the job is not told to a worker.)
+        takes long should look here now and then, and return. That a client cancelled the job comes within about a second.
         """
         now = time.monotonic()
         return self._is_dropped or now >= self._times_out or now >= self._worker._lease_end
@@ -588,7 +589,7 @@ class Worker:
         self._changed = threading.Condition()  # guards all below; waited on by the lanes
         self._incarnation = (int(time.time() * 1000) << 20) + random.getrandbits(20)
         self._gave_up: Optional[int] = None  # the start before, which dropped what it held
-        self._is_registered = self._is_leaving = self._is_over = False
+        self._is_registered = self._was_registered = self._is_leaving = self._is_over = self._is_drained = False
         self._maybe_registered = False  # whether this start may be registered, as far as is known
         self._lease_end = 0.0  # 3 s after the last answered heartbeat was sent; means something once registered
         self._due = self._reports_first = 0.0  # when to register or beat next; until when reports go before that
@@ -642,6 +643,8 @@ class Worker:
         with self._changed:
             now = time.monotonic()
             self._look(now)
+            if self._is_drained and self._is_registered and not (self._running or self._reports or self._stops):
+                self._stops = 1  # its users have decided so, and nothing is left to run
             if self._stops and self._stop_at == float("inf"):
                 self._stop_at, self._due = now + self.grace, 0.0  # the leader hears at once that it takes no more
                 self._changed.notify_all()
@@ -686,6 +689,9 @@ class Worker:
                                    max(0.0, self._due - time.monotonic()))
             is_beat, incarnation, is_full = self._is_registered, self._incarnation, len(self._stuck) >= self.slots
             is_stopping = self._stops > 0
+            # One that runs more names others each time (§12).
+            running = list(self._running.values())
+            held = [{"job": job.id, "fence": job.fence} for job in random.sample(running, min(len(running), HELD_MAX))]
             if not is_beat:
                 self._changed.wait_for(lambda: not self._reports, max(0.0, self._reports_first - time.monotonic()))
             if self._is_leaving or not is_beat and (is_full or is_stopping) and not self._maybe_registered:
@@ -695,12 +701,12 @@ class Worker:
             gave_up = self._gave_up
         try:
             if is_beat:
-                client.call(HEARTBEAT, heartbeat_body(self.name, incarnation, is_full or is_stopping),
-                            HEARTBEAT_SECONDS, HEARTBEAT_SECONDS)
+                body = heartbeat_body(self.name, incarnation, is_full or is_stopping, held)
+                answer = client.call(HEARTBEAT, body, HEARTBEAT_SECONDS, HEARTBEAT_SECONDS)
             else:
                 serves = {"payloads": sorted(self._handlers)}
                 body = register_body(self.name, incarnation, self.slots, serves, self.tags, gave_up)
-                client.call(REGISTER_WORKER, body, LEASE_SECONDS, HEARTBEAT_SECONDS)
+                answer = client.call(REGISTER_WORKER, body, LEASE_SECONDS, HEARTBEAT_SECONDS)
         except RaftqError as error:
             with self._changed:
                 if incarnation == self._incarnation and not self._is_leaving:
@@ -713,6 +719,13 @@ class Worker:
             self._lease_end, self._failures = client.try_began + LEASE_SECONDS, 0
             self._due = client.try_began + HEARTBEAT_SECONDS
             self._short_lives = 0 if is_beat else self._short_lives
+            for taken in answer.get("withdrawn", ()):
+                job = self._running.pop(taken["fence"], None)
+                if job:
+                    self.abandoned += 1
+                    self._drop(job)
+            self._is_drained = answer.get("intake") == "drain"
+            self._was_registered = True
             if not self._is_registered:
                 self._is_registered = True
                 # One of a former start ends by itself, within the time of one call.
@@ -720,7 +733,11 @@ class Worker:
 
     def _not_answered(self, error: RaftqError) -> None:
         """Hears that a registration or a heartbeat came to nothing."""
-        if isinstance(error, Refused) and error.code == FAILED_PRECONDITION:
+        is_over = isinstance(error, Refused) and error.code == FAILED_PRECONDITION
+        if is_over and self._was_registered and (error.incarnation or 0) > self._incarnation:
+            log.error("worker %s: another worker of this name has begun; this one ends", self.name)
+            self._fault = error  # a higher number would take the jobs from it, and so on for ever (§12)
+        elif is_over:
             log.warning("worker %s: the cluster says that this start of it is over; its jobs are dropped and it "
                         "registers anew. Is there another worker of this name?", self.name)
             self._short_lives += 1
@@ -748,7 +765,7 @@ class Worker:
         """Drops what runs, and draws a new start, above the one that was named."""
         self._drop_all()
         self._gave_up = self._incarnation if self._is_registered else None
-        self._is_registered = self._maybe_registered = False
+        self._is_registered = self._maybe_registered = self._is_drained = False
         self._incarnation = max(self._incarnation, named or 0) + (1 << 20) + random.getrandbits(20)
         self._due = time.monotonic() + pause
         self._reports_first = time.monotonic() + REPORTS_FIRST_SECONDS

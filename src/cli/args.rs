@@ -17,6 +17,7 @@ use crate::cli::saying::{ProgressArgs, ResultArgs};
 use crate::cli::show::ShowArgs;
 use crate::cli::sim::SimArgs;
 use crate::cli::submit::SubmitArgs;
+use crate::cli::top::TopArgs;
 use crate::cli::values::{self, Addresses};
 use crate::cli::watch::WatchArgs;
 use crate::cli::why::WhyArgs;
@@ -107,6 +108,8 @@ pub enum Verb {
     Show(ShowArgs),
     /// Follow every change in order, from any node.
     Watch(WatchArgs),
+    /// The whole cluster on one screen, drawn anew every second.
+    Top(TopArgs),
     /// Look at jobs that failed, have them tried again, or forget them.
     Dead(DeadArgs),
     /// Look at queues; pause, drain, limit them.

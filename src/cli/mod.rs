@@ -3,7 +3,7 @@
 //! - [`args`] is the grammar (what clap parses), [`run`] sends each verb to its file.
 //! - Verbs: [`submit`] and [`batch`], with [`asks`] (what a job asks for), [`jobs`] (get, list, wait, cancel),
 //!   [`list_watch`], [`show`], [`why`], [`dead`], [`queues`], [`cron`], [`workers`], [`worker`] with [`mod@exec`],
-//!   [`saying`] (progress, result), [`watch`], [`cluster`], [`log`], [`node`], [`sim`], [`mod@bench`],
+//!   [`saying`] (progress, result), [`watch`], [`top`], [`cluster`], [`log`], [`node`], [`sim`], [`mod@bench`],
 //!   [`bench_jobs`] and [`bench_end`], [`doctor`].
 //! - Shared: [`values`] (durations, sizes, addresses), [`times`] (points in time), [`progress`], [`target`] (which nodes to ask), [`session`]
 //!   (the client library and what its errors mean for a user), [`shape`] (the JSON objects),
@@ -36,6 +36,7 @@ pub mod queues;
 pub mod reads;
 pub mod run;
 pub mod saying;
+pub mod screen;
 pub mod session;
 pub mod shape;
 pub mod show;
@@ -43,6 +44,7 @@ pub mod sim;
 pub mod submit;
 pub mod target;
 pub mod times;
+pub mod top;
 pub mod values;
 pub mod watch;
 pub mod why;

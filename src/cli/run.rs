@@ -14,8 +14,8 @@ use crate::cli::out::Out;
 use crate::cli::session::Session;
 use crate::cli::target::Target;
 use crate::cli::{
-    bench, cluster, cron, dead, doctor, jobs, log, node, queues, saying, show, sim, submit, watch,
-    why, worker, workers,
+    bench, cluster, cron, dead, doctor, jobs, log, node, queues, saying, show, sim, submit, top,
+    watch, why, worker, workers,
 };
 use crate::worker::guard;
 
@@ -49,6 +49,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         | Verb::Cancel(_)
         | Verb::Show(_)
         | Verb::Watch(_)
+        | Verb::Top(_)
         | Verb::Dead(_)
         | Verb::Queue(_)
         | Verb::Cron(_)
@@ -84,6 +85,7 @@ fn is_shown(verb: &Verb) -> bool {
         | Verb::List(_)
         | Verb::Show(_)
         | Verb::Watch(_)
+        | Verb::Top(_)
         | Verb::Workers(_)
         | Verb::Log(_)
         | Verb::Why(_)
@@ -150,6 +152,7 @@ fn ask(cli: &Cli) -> Result<Exit, Failure> {
         Verb::Cancel(args) => jobs::cancel(args, &session, &mut out),
         Verb::Show(args) => show::run(args, &session, &mut out),
         Verb::Watch(args) => watch::run(args, &session, &mut out),
+        Verb::Top(args) => top::run(args, &session, &mut out),
         Verb::Dead(args) => dead::run(args, &session, &mut out),
         Verb::Queue(args) => queues::run(args, &session, &mut out),
         Verb::Cron(args) => cron::run(args, &session, &mut out),

@@ -54,7 +54,8 @@ Exit code 6, 7, 4, 2, 3, 1 or 8: the first of these that holds for any job, else
 
 A word of a command has at most 131071 bytes, all of them together 1 MiB; so has a payload.
 
-Inside the command RAFTQ_JOB_ID, RAFTQ_ATTEMPT and RAFTQ_FENCE are set. A command can run twice:
+Inside the command RAFTQ_JOB_ID, RAFTQ_QUEUE, RAFTQ_ATTEMPT, RAFTQ_FENCE and RAFTQ_ADDRS are set, and raftq
+progress 40 says how far it is. Exit code 75 asks to be tried again later. A command can run twice:
 when its node is lost, another one starts it again with the next attempt and a higher fence.";
 
 /// Options of `submit`.

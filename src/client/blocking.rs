@@ -302,6 +302,11 @@ pub struct Watcher {
 }
 
 impl Watcher {
+    /// See [`watch::Watcher::begin_anew`].
+    pub fn begin_anew(&mut self, from: watch::From) {
+        self.inner.begin_anew(from);
+    }
+
     /// See [`watch::Watcher::queue`].
     #[must_use]
     pub fn queue(self, queue: QueueName) -> Self {

@@ -511,6 +511,8 @@ impl Duty {
         self.gave_up = self.is_registered.then_some(self.incarnation);
         self.is_registered = false;
         self.maybe_registered = false;
+        // Whether it is to be drained still, the first answer to a heartbeat says.
+        self.drains = false;
         self.incarnation = self.incarnation.next(named, self.dice.u64(..));
         self.after = Fence(0);
         self.heartbeats = 0;

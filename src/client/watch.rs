@@ -52,17 +52,25 @@ impl Client {
     /// Begins to watch; nothing is asked before the first [`Watcher::next`].
     #[must_use]
     pub fn watch(&self, from: From) -> Watcher {
-        let (after, oldest) = match from {
-            From::Now => (None, false),
-            From::Oldest => (None, true),
-            From::After(position) => (Some(position), false),
-        };
-        let watch = Watch { after, oldest, ..Watch::default() };
-        Watcher { client: self.clone(), watch, node: None, not_before: Moment(0) }
+        let watch = Watch::default();
+        let mut watcher =
+            Watcher { client: self.clone(), watch, node: None, not_before: Moment(0) };
+        watcher.begin_anew(from);
+        watcher
     }
 }
 
 impl Watcher {
+    /// Goes on from elsewhere: what lies between is left out.
+    pub fn begin_anew(&mut self, from: From) {
+        (self.watch.after, self.watch.oldest) = match from {
+            From::Now => (None, false),
+            From::Oldest => (None, true),
+            From::After(position) => (Some(position), false),
+        };
+        self.node = None;
+    }
+
     /// Leaves out what does not concern this queue.
     #[must_use]
     pub fn queue(mut self, queue: QueueName) -> Self {

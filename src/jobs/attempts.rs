@@ -1,5 +1,7 @@
 //! What follows an attempt that failed: another one after a pause, or the dead set; and the way out of it.
 
+use std::sync::Arc;
+
 use crate::jobs::command::{Event, PurgeOutcome, RetryOutcome};
 use crate::jobs::digest::Fold;
 use crate::jobs::extra::{PAST_ERROR_BYTES_MAX, Past};
@@ -7,7 +9,6 @@ use crate::jobs::job::{EXIT_TRY_LATER, Status};
 use crate::jobs::machine::Machine;
 use crate::jobs::options::{Options, RETRIES_MAX};
 use crate::jobs::resident::{End, Job, cut};
-use crate::jobs::unique::{self, Lock};
 use crate::types::{Fence, JobId, Millis};
 
 /// The pause grows by no more than this part of it (1 / 4), by lot: what failed together does not come back
@@ -57,8 +58,9 @@ impl Machine {
         if !matches!(job.status, Status::Failed | Status::Cancelled) {
             return RetryOutcome::Refused(job.status);
         }
-        let key = unique::held_until_end(job);
-        if let Some(holder) = key.as_ref().and_then(|key| self.uniques.holder(key, self.now)) {
+        if let Some(holder) =
+            self.holder_of(&job.queue, job.options()).filter(|holder| *holder != id)
+        {
             return RetryOutcome::Taken(holder);
         }
         let now = self.now;
@@ -78,8 +80,9 @@ impl Machine {
                 extra.held_ms = None;
             });
         });
-        if let Some(key) = key {
-            self.uniques.lock(key, Lock { job: id, until: None });
+        if let Some(job) = self.jobs.get(&id).map(Arc::clone) {
+            self.lock_until_end(&job);
+            self.lock_for_a_time(&job);
         }
         RetryOutcome::Retried
     }
@@ -90,6 +93,8 @@ impl Machine {
             None => PurgeOutcome::NotFound,
             Some(job) if !job.status.is_final() => PurgeOutcome::Open(job.status),
             Some(_) => {
+                // Whoever forgets a job forgets its key as well.
+                self.unlock(id);
                 self.forget(id);
                 PurgeOutcome::Purged
             }

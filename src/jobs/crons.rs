@@ -311,6 +311,8 @@ impl Machine {
                 cron.next_ms = None;
             }
             CronChange::Resume if cron.paused_ms.is_none() => {}
+            // Whoever proposed it did not know the cron: with no slot it would never fire again.
+            CronChange::Resume if next_ms.is_none() => return CronChangeOutcome::NotFound,
             CronChange::Resume => {
                 (cron.paused_ms, cron.next_ms, cron.made_up) = (None, next_ms, 0);
             }

@@ -72,6 +72,11 @@ pub enum Reason {
         /// It is a payload; `false`: a command.
         is_payload: bool,
     },
+    /// Live workers could take it, and their users have decided that they are given no jobs.
+    Closed {
+        /// How many such workers there are.
+        workers: u64,
+    },
     /// Live workers do this kind of work, and none of them has all the tags that it asks for.
     NoWorkerWithTags {
         /// What it asks for.
@@ -168,6 +173,7 @@ impl Reason {
             Self::Retry { .. } => "retry",
             Self::Paused { .. } => "queue_paused",
             Self::NoWorker { .. } => "no_worker",
+            Self::Closed { .. } => "workers_closed",
             Self::NoWorkerWithTags { .. } => "no_worker_with_tags",
             Self::AtLimit { .. } => "queue_at_limit",
             Self::Rate { .. } => "queue_rate",
@@ -193,6 +199,7 @@ impl Reason {
             | Self::Running { since_ms, .. }
             | Self::Ended { since_ms, .. } => Some(*since_ms),
             Self::NoWorker { .. }
+            | Self::Closed { .. }
             | Self::NoWorkerWithTags { .. }
             | Self::AtLimit { .. }
             | Self::Full { .. }
@@ -210,6 +217,7 @@ impl Reason {
             Self::Delayed { .. }
             | Self::Paused { .. }
             | Self::NoWorker { .. }
+            | Self::Closed { .. }
             | Self::NoWorkerWithTags { .. }
             | Self::AtLimit { .. }
             | Self::Rate { .. }
@@ -258,6 +266,12 @@ impl Explanation {
                 format!("No live worker serves payloads of queue '{queue}'.")
             }
             Reason::NoWorker { is_payload: false } => "No live worker runs commands.".into(),
+            Reason::Closed { workers: 1 } => {
+                "The one worker that could take it is quiet, or being drained.".into()
+            }
+            Reason::Closed { workers } => {
+                format!("All {workers} workers that could take it are quiet, or being drained.")
+            }
             Reason::NoWorkerWithTags { tags, missing, workers } => {
                 let serve = count(*workers, "live worker does", "live workers do");
                 let names: Vec<&str> = tags.as_slice().iter().map(Tag::as_str).collect();

@@ -145,6 +145,16 @@ impl Machine {
         }
     }
 
+    /// Takes a job's key back, if it still has it.
+    pub(in crate::jobs) fn unlock(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        let Some(key) = job.options().unique.clone() else { return };
+        let place = (job.queue.clone(), key);
+        if self.uniques.holder(&place, self.now) == Some(id) {
+            self.uniques.unlock(&place);
+        }
+    }
+
     /// Takes the key back that a job held until its end.
     pub(in crate::jobs) fn unlock_ended(&mut self, id: JobId) {
         let Some(place) = self.jobs.get(&id).and_then(|job| held_until_end(job)) else { return };

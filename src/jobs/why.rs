@@ -82,9 +82,16 @@ impl Machine {
     fn offer_for(&self, job: &Job) -> Offer {
         let class = job.class();
         let work = Class::untagged(class.work.clone());
-        let live = self.registry.iter().filter(|it| it.state == WorkerState::Live);
+        let all = self.registry.iter().filter(|it| it.state == WorkerState::Live);
+        // One that its users have closed is as good as none, but they should know.
+        let (live, closed): (Vec<_>, Vec<_>) = all.partition(|it| it.intake.is_open());
         let serving: Vec<&Worker> =
-            live.map(|worker| &**worker).filter(|worker| worker.takes(&work)).collect();
+            live.into_iter().map(|worker| &**worker).filter(|it| it.takes(&work)).collect();
+        let fitting = serving.iter().filter(|it| it.takes(&class)).count();
+        let closed = closed.iter().filter(|it| it.takes(&class)).count() as u64;
+        if fitting == 0 && closed > 0 {
+            return Offer::None(Reason::Closed { workers: closed });
+        }
         if serving.is_empty() {
             let is_payload = matches!(work.work, Work::Payloads(_));
             return Offer::None(Reason::NoWorker { is_payload });

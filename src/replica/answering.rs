@@ -21,7 +21,7 @@ use crate::wire::message::{Code, QueueChanged, Refusal, Reply, Request, Submitte
 use crate::wire::reads::Consistency;
 
 /// What a client waits at least before it tries a full queue again, in ms.
-const RETRY_AFTER_MS: u64 = 50;
+pub(super) const RETRY_AFTER_MS: u64 = 50;
 
 /// Jobs of a wait that are looked up in a turn, at most: hundreds of waits may end in one.
 const WAITED_HERE_MAX: usize = 16;

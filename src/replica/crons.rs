@@ -8,7 +8,7 @@ use crate::jobs::cron_slots::following;
 use crate::jobs::cron_spec::Spec;
 use crate::jobs::crons::Cron;
 use crate::jobs::machine::Machine;
-use crate::replica::answering::{no_room, submit_result};
+use crate::replica::answering::{RETRY_AFTER_MS, no_room, submit_result};
 use crate::replica::core::Replica;
 use crate::replica::waiters::Wait;
 use crate::types::{CronName, Millis, Ticks};
@@ -21,10 +21,6 @@ const FIRES_MAX: usize = 128;
 /// Bytes of the bodies that one entry's slots submit, about: the entry is small, but each of its jobs is hashed and
 /// copied. One slot may be of a larger one.
 const FIRES_BYTES_MAX: usize = 2 << 20;
-
-/// Crons that are due and looked at in one turn, at most. More than are fired, for those whose zone this node does not
-/// know stay where they are.
-const LOOKED_AT_MAX: usize = 1024;
 
 impl<W> Replica<W> {
     /// Proposes a cron with its first slot.
@@ -57,6 +53,13 @@ impl<W> Replica<W> {
     ) {
         let Some(waiter) = self.admit(waiter, arrived) else { return };
         let now = self.log_time();
+        // What a new leader has not applied yet it does not know: the next slot is told from the cron.
+        if change == CronChange::Resume && !self.raft.own_term_applied() {
+            let text = "this leader has not caught up with its log yet; ask again in a moment";
+            let refusal = Refusal::unavailable(text);
+            let retry_after_ms = Some(RETRY_AFTER_MS);
+            return self.refuse(waiter, Refusal { retry_after_ms, ..refusal });
+        }
         let known = self.machine.crons().get(&name);
         let next_ms = match change {
             CronChange::Resume => match known.map(|cron| self.slot_after(cron, now, now)) {
@@ -82,7 +85,9 @@ impl<W> Replica<W> {
         let now = self.log_time();
         let mut fires = Vec::new();
         let mut bytes = 0usize;
-        for (slot_ms, cron) in self.machine.crons().due(now).take(LOOKED_AT_MAX) {
+        // One whose zone is not known here costs a look, and does not stand in the way: there are no more than
+        // CRONS_MAX.
+        for (slot_ms, cron) in self.machine.crons().due(now) {
             if fires.len() >= FIRES_MAX || bytes >= FIRES_BYTES_MAX {
                 break;
             }

@@ -30,12 +30,12 @@ impl Changed {
 
 /// The changes of the newest entries.
 ///
-/// - `entries` is in order of index; every one is at or above `first`, and none that changed anything and was
+/// - `entries` is in order of index; every one is above `first`, and none that changed anything and was
 ///   applied since is missing.
 /// - `bytes` is what they count together; more than one entry are never above the limit.
 #[derive(Debug)]
 pub struct History {
-    first: Index,
+    first: Position,
     entries: VecDeque<Arc<Changed>>,
     bytes: u64,
     bytes_max: u64,
@@ -64,7 +64,12 @@ impl History {
     /// Begins with what comes after `applied`.
     #[must_use]
     pub fn new(applied: Index, bytes_max: u64) -> Self {
-        Self { first: applied.next(), entries: VecDeque::new(), bytes: 0, bytes_max }
+        Self {
+            first: Position::before(applied.next()),
+            entries: VecDeque::new(),
+            bytes: 0,
+            bytes_max,
+        }
     }
 
     /// Begins anew: what came before `applied` is unknown here.
@@ -75,7 +80,7 @@ impl History {
     /// Returns the first place from which nothing is missing.
     #[must_use]
     pub fn first(&self) -> Position {
-        Position::before(self.first)
+        self.first
     }
 
     /// Returns what the kept changes count, in bytes.
@@ -95,7 +100,7 @@ impl History {
         while self.bytes > self.bytes_max && self.entries.len() > 1 {
             let Some(oldest) = self.entries.pop_front() else { break };
             self.bytes -= oldest.memory();
-            self.first = oldest.index.next();
+            self.first = oldest.end();
         }
     }
 
@@ -219,11 +224,13 @@ mod tests {
         let first = history.first();
         assert!(first > at(80, 0) && first < at(100, 0), "{first}");
         let (read, _) = read(&history, first, 100);
-        assert_eq!(read.first(), Some(&Position { n: 1, ..first }));
-        assert_eq!(read.len() as u64, (101 - first.index.0) * 3);
+        assert_eq!(read.first(), Some(&at(first.index.0 + 1, 1)), "{first} is the end of an entry");
+        assert_eq!(read.len() as u64, (100 - first.index.0) * 3);
+        let before = Position { n: first.n - 1, ..first };
+        assert_eq!(history.after(&watch(before), Index(100)).unwrap_err(), first);
         // One entry is kept, however much it is.
         history.push(Index(101), Millis(1), changes(1000));
-        assert_eq!(history.first(), at(101, 0));
+        assert_eq!(history.first(), at(100, 3));
     }
 
     #[test]

@@ -150,7 +150,11 @@ impl<W> Replica<W> {
                 self.propose_whole(Command::ChangeWorker(worker, intake), waiter, arrived);
             }
             Request::ReportProgress(report) => {
-                self.propose_whole(Command::ReportProgress(report), waiter, arrived);
+                // It may overtake what is drafted: that need not be cut for it.
+                if let Some(waiter) = self.admit(waiter, arrived) {
+                    let waits = vec![Wait::Whole { waiter }];
+                    self.propose(Command::ReportProgress(report), arrived, waits);
+                }
             }
             Request::AddCron(cron) => self.add_cron(*cron, waiter, arrived),
             Request::ChangeCron { name, change } => {

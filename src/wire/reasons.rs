@@ -118,6 +118,7 @@ fn out(reason: &Reason, text: String) -> ReasonBody {
         }
         Reason::Paused { since_ms } => ReasonBody { since_ms: Some(since_ms), ..body },
         Reason::NoWorker { is_payload } => ReasonBody { is_payload: Some(is_payload), ..body },
+        Reason::Closed { workers } => ReasonBody { workers: Some(workers), ..body },
         Reason::NoWorkerWithTags { tags, missing, workers } => {
             ReasonBody { tags: Some(tags), missing: Some(missing), workers: Some(workers), ..body }
         }
@@ -179,6 +180,7 @@ fn typed(body: ReasonBody) -> Option<Reason> {
         },
         "queue_paused" => Reason::Paused { since_ms: body.since_ms? },
         "no_worker" => Reason::NoWorker { is_payload: body.is_payload? },
+        "workers_closed" => Reason::Closed { workers: body.workers? },
         "no_worker_with_tags" => Reason::NoWorkerWithTags {
             tags: body.tags?,
             missing: body.missing.unwrap_or_default(),

@@ -73,7 +73,6 @@ fn key_for_a_time_outlives_the_job_and_no_more_than_the_time() {
     let mut rig = Rig::new();
     assert_eq!(rig.submit(unique_for(1, "k", 500)), SubmitOutcome::Created);
     rig.cancel(1);
-    rig.apply(Command::PurgeJob(vec![id(1)]));
     rig.now += 499;
     assert_eq!(rig.submit(unique(2, "k")), SubmitOutcome::Taken(id(1)));
     assert_eq!(restored(&rig.machine), rig.machine);
@@ -102,13 +101,38 @@ fn job_from_the_dead_set_needs_its_key_again() {
 }
 
 #[test]
+fn job_of_a_key_for_a_time_that_is_tried_again_takes_it_again() {
+    let mut rig = Rig::new();
+    rig.submit(unique_for(1, "k", 100));
+    rig.cancel(1);
+    assert_eq!(retry(&mut rig, 1), RetryOutcome::Retried, "it has the key itself");
+    rig.cancel(1);
+    rig.now += 100;
+    rig.submit(unique(2, "k"));
+    assert_eq!(retry(&mut rig, 1), RetryOutcome::Taken(id(2)));
+    rig.cancel(2);
+    assert_eq!(retry(&mut rig, 1), RetryOutcome::Retried);
+    assert_eq!(rig.submit(unique(3, "k")), SubmitOutcome::Taken(id(1)));
+    rig.now += 100;
+    assert_eq!(rig.submit(unique(3, "k")), SubmitOutcome::Created);
+    assert_eq!(restored(&rig.machine), rig.machine);
+}
+
+#[test]
 fn keys_count_in_the_bytes_and_are_given_back() {
     let mut rig = Rig::new();
     let before = rig.machine.resident_bytes();
     rig.submit(unique_for(1, &"k".repeat(256), 50));
+    assert!(rig.machine.resident_bytes() > before + 512);
     rig.cancel(1);
     rig.apply(Command::PurgeJob(vec![id(1)]));
-    assert!(rig.machine.resident_bytes() > before + 256);
+    assert_eq!(
+        rig.submit(unique(2, &"k".repeat(256))),
+        SubmitOutcome::Created,
+        "forgotten with it"
+    );
+    rig.cancel(2);
+    rig.apply(Command::PurgeJob(vec![id(2)]));
     rig.now += 120_000;
     rig.apply(Command::Tick);
     assert_eq!(rig.machine.resident_bytes(), before);

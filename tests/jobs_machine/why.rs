@@ -1,6 +1,7 @@
 //! A job explains itself: each reason by example.
 
 use raftq::jobs::command::{Command, Registration, SubmitOutcome};
+use raftq::jobs::intake::Intake;
 use raftq::jobs::job::{NewJob, Serves, Status};
 use raftq::jobs::options::{Options, Tags};
 use raftq::jobs::reason::{Chosen, Explanation, Reason};
@@ -94,6 +95,12 @@ fn workers_that_do_other_work_or_are_gone_do_not_count() {
     rig.register(registration("m", 1, 1, Serves::Payloads(vec![queue("other")])));
     assert_eq!(reasons(&rig, 2), [Reason::NoWorker { is_payload: true }]);
     rig.register(registration("n", 1, 1, Serves::Payloads(vec![queue("mail")])));
+    assert_eq!(reasons(&rig, 2), [Reason::Next]);
+    for intake in [Intake::Quiet, Intake::Drain] {
+        rig.apply(Command::ChangeWorker(worker("n"), intake));
+        assert_eq!(reasons(&rig, 2), [Reason::Closed { workers: 1 }]);
+    }
+    rig.apply(Command::ChangeWorker(worker("n"), Intake::Open));
     assert_eq!(reasons(&rig, 2), [Reason::Next]);
     rig.lose("n", 1);
     assert_eq!(reasons(&rig, 2), [Reason::NoWorker { is_payload: true }]);

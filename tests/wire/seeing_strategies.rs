@@ -59,6 +59,7 @@ fn reason() -> impl Strategy<Value = Reason> {
         ),
         millis().prop_map(|since_ms| Reason::Paused { since_ms }),
         any::<bool>().prop_map(|is_payload| Reason::NoWorker { is_payload }),
+        number().prop_map(|workers| Reason::Closed { workers }),
         (tags(), number()).prop_map(|(tags, workers)| Reason::NoWorkerWithTags {
             missing: tags.as_slice().to_vec(),
             tags,
