@@ -195,7 +195,8 @@ fn fill(client: &Client) -> Vec<JobId> {
 #[test]
 fn nuisances_of_every_kind_harm_no_good_client_and_leave_nothing_behind() {
     let (size, machine) = (size(), Machine::watched());
-    let flags = ["--slots", "0", "--finished-keep", "200"];
+    // What is kept for those who watch grows to its bound, and would be taken for what the attacks leave.
+    let flags = ["--slots", "0", "--finished-keep", "200", "--history", "64KiB"];
     let cluster = Cluster::start("hostile", 3, &flags);
     let client = Client::builder().seeds(cluster.addrs().split(',')).build().unwrap();
     let large = fill(&client);
