@@ -265,7 +265,7 @@ impl Restore {
         }
         let run = it.run.as_ref().map(|run| self.names.run(machine, run)).transpose()?;
         let ending = it.ending.as_ref().map(ending_in).transpose()?;
-        let extra = it.extra.as_ref();
+        let extra = it.extra.as_deref();
         let extra = extra.map(|extra| self.names.extra(machine, extra)).transpose()?;
         let asked = extra.as_ref().and_then(|extra| extra.options.as_deref());
         let job = Job {

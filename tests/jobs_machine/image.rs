@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use raftq::jobs::command::{AddCron, Command, CronFire, Registration};
+use raftq::jobs::command::{AddCron, Command, CronFire, Registration, Stamped};
 use raftq::jobs::cron::{CronChange, NewCron};
 use raftq::jobs::image::{ImageError, RECORD_BYTES_MAX};
 use raftq::jobs::intake::{Intake, ProgressReport};
@@ -12,7 +12,7 @@ use raftq::jobs::machine::Machine;
 use raftq::jobs::options::{Options, Tags};
 use raftq::jobs::restore::Restore;
 use raftq::jobs::rules::{QueueChange, Rate};
-use raftq::types::{CronName, Index, Millis, Tag};
+use raftq::types::{CronName, Index, Millis, Tag, UniqueKey};
 
 use crate::support::{Rig, id, pair, payload, queue, registration, update, worker};
 
@@ -352,5 +352,46 @@ proptest! {
         if restore.push(&record).is_ok() {
             let _outcome = restore.finish();
         }
+    }
+}
+
+/// A record has hundreds of small jobs, and each of them is read.
+#[test]
+fn many_of_the_smallest_jobs_of_every_kind_come_back() {
+    let mut machine = Machine::new();
+    let mut index = 0;
+    let mut apply = |machine: &mut Machine, command: Command| {
+        index += 1;
+        machine.apply(Index(index), &Stamped { now: Millis(index), command });
+    };
+    apply(&mut machine, Command::RegisterWorker(registration("w", 1, 4096, Serves::Commands)));
+    let asks = [
+        Options::default(),
+        Options { retries: 1, ..Options::default() },
+        Options { unique: UniqueKey::new("k").ok(), unique_for_ms: Some(1), ..Options::default() },
+    ];
+    for asks in asks {
+        let jobs = |from: u64| {
+            let job = |number: u64| NewJob {
+                id: id(number),
+                queue: queue("q"),
+                body: Body::Command(vec!["a".into()]),
+                options: Options::shared(asks.clone()),
+            };
+            (from..from + 2000).map(job).collect()
+        };
+        let from = machine.counts().pending + machine.counts().failed + machine.counts().running;
+        apply(&mut machine, Command::SubmitJob(jobs(from)));
+        assert_eq!(restore(&records(&machine)).unwrap(), machine);
+        // Some of them run, and some of those fail.
+        let pairs = (from..from + 900).map(|number| pair(number, "w", 1)).collect();
+        apply(&mut machine, Command::AssignJob(pairs));
+        assert_eq!(restore(&records(&machine)).unwrap(), machine);
+        for number in from..from + 450 {
+            if let Some(fence) = machine.job(id(number)).and_then(|job| job.fence()) {
+                apply(&mut machine, Command::UpdateJobStatus(update(number, fence, false)));
+            }
+        }
+        assert_eq!(restore(&records(&machine)).unwrap(), machine);
     }
 }
