@@ -11,12 +11,12 @@ use futures::channel::oneshot;
 use rustix::process::{getpid, set_child_subreaper};
 
 use crate::cli::exit::narrate;
-use crate::cli::times::took;
 use crate::client::clock;
 use crate::client::context::Context;
 use crate::client::handler::Handler;
 use crate::client::worker::LeaseHook;
 use crate::jobs::job::Verdict;
+use crate::jobs::reason::roughly;
 use crate::types::Fence;
 use crate::worker::clock::Moment;
 use crate::worker::guard::TIMEOUT_GRACE;
@@ -148,7 +148,7 @@ impl Exec {
             clock::sleep_until(clock::now().after(TAKEN_PATIENCE)).await;
         }
         if self.0.is_told {
-            let after = took(clock::whole_ms(clock::now().since(began)));
+            let after = roughly(clock::whole_ms(clock::now().since(began)));
             let how = verdict.error.as_deref().unwrap_or("done");
             narrate(&format!(
                 "raftq: job {} attempt {}: {how}, after {after}",

@@ -9,11 +9,11 @@ use crate::cli::reads::ReadArgs;
 use crate::cli::session::Session;
 use crate::cli::shape::{JobShape, Number};
 use crate::cli::submit::quote;
-use crate::cli::times::took;
 use crate::cli::workers::in_a_row;
 use crate::jobs::intake::Progress;
 use crate::jobs::job::{AttemptView, Body, JobView, Status};
 use crate::jobs::options::{Options, PRIORITY_DEFAULT};
+use crate::jobs::reason::roughly;
 use crate::jobs::rules::in_words as span_in_words;
 use crate::types::{Fence, JobId, Millis};
 
@@ -247,7 +247,7 @@ pub fn in_words(job: &JobView) -> Vec<(String, String)> {
                 if let (Some(worker), Some(started)) = (worker, started_ms) {
                     lines.push((at(started), format!("attempt {attempt} begins on {worker}")));
                     if let Some(ended) = ended_ms {
-                        let length = took(ended.0.saturating_sub(started.0));
+                        let length = roughly(ended.0.saturating_sub(started.0));
                         let what = format!("attempt {attempt} ends after {length}{ending}");
                         lines.push((at(ended), what));
                     }

@@ -151,19 +151,6 @@ pub fn written(at: Millis) -> String {
     moment(at).replace(".000Z", "Z")
 }
 
-/// Writes how long something took, as exactly as a person wants it: `12ms`, `3.4s`, `2m05s`, `3h20m`, `2d04h`.
-#[must_use]
-pub fn took(ms: u64) -> String {
-    let (seconds, minutes, hours) = (ms / 1000, ms / 60_000, ms / 3_600_000);
-    match ms {
-        0..=999 => format!("{ms}ms"),
-        1000..=59_999 => format!("{seconds}.{}s", ms % 1000 / 100),
-        60_000..=3_599_999 => format!("{minutes}m{:02}s", seconds % 60),
-        3_600_000..=86_399_999 => format!("{hours}h{:02}m", minutes % 60),
-        _ => format!("{}d{:02}h", hours / 24, hours % 24),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,11 +254,5 @@ mod tests {
                 assert!(error.contains(form), "{text:?}: {error}");
             }
         }
-    }
-
-    #[test]
-    fn time_that_something_took_is_short() {
-        let all = [0, 999, 3450, 125_000, 12_000_000, 187_200_000].map(took);
-        assert_eq!(all, ["0ms", "999ms", "3.4s", "2m05s", "3h20m", "2d04h"]);
     }
 }

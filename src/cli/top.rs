@@ -11,12 +11,12 @@ use crate::cli::exit::{Exit, Failure, Outcome};
 use crate::cli::out::{Column, Out, Table, moment, plain};
 use crate::cli::screen::{self, Screen};
 use crate::cli::session::Session;
-use crate::cli::times::took;
 use crate::cli::values;
 use crate::client::blocking::Watcher;
 use crate::client::watch::From;
 use crate::jobs::change::{Event, What};
 use crate::jobs::job::Status;
+use crate::jobs::reason::roughly;
 use crate::node::clock;
 use crate::types::{Millis, QueueName};
 use crate::wire::message::{ClusterStatus, Filter, QueueView, WorkerView};
@@ -206,7 +206,7 @@ fn frame(session: &Session, seen: &Mutex<Seen>, rows: usize) -> Result<Vec<Strin
             "the oldest job that waits: {} in {}, for {}",
             job.id,
             job.queue,
-            took(now.since(job.created_ms))
+            roughly(now.since(job.created_ms))
         ),
     });
     lines.push(String::new());
@@ -318,7 +318,7 @@ fn failure(event: &Event, now: Millis) -> String {
     let queue = change.queue.as_ref().map(ToString::to_string).unwrap_or_default();
     let again = if change.what == What::Retrying { ", will be tried again" } else { "" };
     let why = change.error.as_deref().unwrap_or("it said nothing");
-    let ago = took(now.since(event.now_ms));
+    let ago = roughly(now.since(event.now_ms));
     plain(&format!("  {ago} ago  {job}  {queue}  {why}{again}"))
 }
 

@@ -493,4 +493,10 @@ mod tests {
             assert_eq!(say(&reason), sentence);
         }
     }
+
+    #[test]
+    fn time_that_something_took_is_short() {
+        let all = [0, 999, 3450, 125_000, 12_000_000, 187_200_000].map(roughly);
+        assert_eq!(all, ["0ms", "999ms", "3.4s", "2m05s", "3h20m", "2d04h"]);
+    }
 }

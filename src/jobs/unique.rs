@@ -58,6 +58,12 @@ impl Uniques {
         self.locks.iter().filter(|(_, lock)| lock.until.is_some())
     }
 
+    /// Tells whether no key is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.locks.is_empty()
+    }
+
     /// Returns what they weigh.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -157,6 +163,10 @@ impl Machine {
 
     /// Takes the key back that a job held until its end.
     pub(in crate::jobs) fn unlock_ended(&mut self, id: JobId) {
+        // Most jobs have no key: those of a queue without any are not looked up for it.
+        if self.uniques.is_empty() {
+            return;
+        }
         let Some(place) = self.jobs.get(&id).and_then(|job| held_until_end(job)) else { return };
         if self.uniques.holder(&place, self.now) == Some(id) {
             self.uniques.unlock(&place);

@@ -38,11 +38,10 @@ impl Machine {
 
     /// Tells among whom a worker is chosen now.
     pub(in crate::jobs) fn chosen(&self, worker: &Worker, class: &Class) -> Chosen {
-        let place = worker.place();
         let free = self.registry.offers().get(&class.work).copied().unwrap_or_default();
         Chosen {
-            running: place.load.running,
-            slots: place.load.slots,
+            running: u32::try_from(worker.running.len()).unwrap_or(u32::MAX),
+            slots: worker.slots,
             free_workers: u32::try_from(free).unwrap_or(u32::MAX),
         }
     }

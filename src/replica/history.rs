@@ -19,13 +19,8 @@ struct Changed {
     index: Index,
     now_ms: Millis,
     changes: Vec<Change>,
-}
-
-impl Changed {
-    fn memory(&self) -> u64 {
-        let changes: usize = self.changes.iter().map(Change::memory).sum();
-        (ENTRY_BYTES + changes) as u64
-    }
+    /// What it counts; once counted, for the oldest are no more in any cache when they go.
+    bytes: u64,
 }
 
 /// The changes of the newest entries.
@@ -94,12 +89,12 @@ impl History {
         if changes.is_empty() {
             return;
         }
-        let changed = Changed { index, now_ms, changes };
-        self.bytes += changed.memory();
-        self.entries.push_back(Arc::new(changed));
+        let bytes = (ENTRY_BYTES + changes.iter().map(Change::memory).sum::<usize>()) as u64;
+        self.bytes += bytes;
+        self.entries.push_back(Arc::new(Changed { index, now_ms, changes, bytes }));
         while self.bytes > self.bytes_max && self.entries.len() > 1 {
             let Some(oldest) = self.entries.pop_front() else { break };
-            self.bytes -= oldest.memory();
+            self.bytes -= oldest.bytes;
             self.first = oldest.end();
         }
     }

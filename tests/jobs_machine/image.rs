@@ -129,7 +129,7 @@ fn image_of_an_empty_machine_restores_equal() {
 #[test]
 fn records_are_bounded_and_group_small_jobs() {
     let mut machine = Machine::new();
-    let stamp = |command| raftq::jobs::command::Stamped { now: Millis(1), command };
+    let stamp = |command| Stamped { now: Millis(1), command };
     let many = (0..4_000).map(|number| payload(number, "q", &[7; 200])).collect();
     machine.apply(Index(1), &stamp(Command::SubmitJob(many)));
     let largest = |number| NewJob {
